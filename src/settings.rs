@@ -1,0 +1,290 @@
+//! Limits and project settings, each value with the place it came from.
+//!
+//! Precedence: flag, environment, spec, `backfill.toml`, built-in default. [`Layer`] is one place's say, [`Limits`] the result.
+//! Pure; the environment is passed in.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::diagnostic::{Diagnostic, Report};
+use crate::document::{self, Section};
+
+/// A rate in rows a second; finite and greater than zero.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Rate(f64);
+
+impl Rate {
+    /// Takes rows a second; None unless finite and positive.
+    pub fn rows_per_second(rate: f64) -> Option<Rate> {
+        (rate.is_finite() && rate > 0.0).then_some(Rate(rate))
+    }
+
+    /// Rows a second.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Rate, String> {
+        let trimmed = text.trim();
+        let number = trimmed
+            .strip_suffix("rows/s")
+            .ok_or_else(|| "a rate needs its unit, `rows/s`".to_owned())?;
+        let plain: String = number.trim().chars().filter(|c| !matches!(c, '_' | ',')).collect();
+        let value: f64 = plain.parse().map_err(|_| format!("`{}` is no number", number.trim()))?;
+        Rate::rows_per_second(value).ok_or_else(|| "a rate must be greater than zero".to_owned())
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rows/s", crate::event::count(self.0.round() as u64))
+    }
+}
+
+/// Help for a rate that cannot be read.
+pub const RATE_HELP: &str = "write it as `2000 rows/s`";
+/// Help for a duration that cannot be read.
+pub const DURATION_HELP: &str = "write it as `500ms` or `2s`";
+
+/// Reads `500ms`, `2s`, `1m 30s`. A bare number is refused: nobody should have to guess its unit.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let signed: jiff::SignedDuration =
+        text.trim().parse().map_err(|_| "a duration needs a number and a unit".to_owned())?;
+    Duration::try_from(signed).map_err(|_| "a duration cannot be negative".to_owned())
+}
+
+/// Reads a chunk time: from 10 ms to 60 s.
+///
+/// Below, the round trips cost more than the work; above, one chunk holds row locks longer than any application waits.
+pub fn parse_chunk_time(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text)?;
+    let range = Duration::from_millis(10)..=Duration::from_secs(60);
+    range.contains(&time).then_some(time).ok_or_else(|| "must be from 10ms to 60s".to_owned())
+}
+
+/// Most workers a run may have; a server that wants more than this for a backfill is not a server one backfills at noon.
+pub const WORKERS_MAX: u64 = 64;
+
+/// Where a setting came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// A command-line flag.
+    Flag,
+    /// `backfill tune` on the live run.
+    Tune,
+    /// An environment variable `BACKFILL_…`.
+    Environment,
+    /// The spec's `[limits]`.
+    Spec,
+    /// The `[limits]` of `backfill.toml`.
+    Project,
+    /// Built in.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Origin::Flag => "flag",
+            Origin::Tune => "tune",
+            Origin::Environment => "environment",
+            Origin::Spec => "spec",
+            Origin::Project => "backfill.toml",
+            Origin::Default => "default",
+        })
+    }
+}
+
+/// A value in force and where it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Setting<T> {
+    /// The value in force.
+    pub value: T,
+    /// Who said so.
+    pub origin: Origin,
+}
+
+/// What one place says about the limits; silence is None.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Layer {
+    /// Chunks in flight at once.
+    pub workers: Option<u32>,
+    /// Rows a second over all workers.
+    pub rate: Option<Rate>,
+    /// How long one chunk should take.
+    pub chunk_time: Option<Duration>,
+    /// Most key entries a chunk may span.
+    pub chunk_rows_max: Option<u32>,
+    /// Most rows to set aside before the run fails.
+    pub quarantine_max: Option<u32>,
+    /// How long a chunk waits for a row lock before it gives way to the application.
+    pub lock_timeout: Option<Duration>,
+}
+
+impl Layer {
+    /// Reads the `[limits]` of a spec or of `backfill.toml`.
+    pub fn read(root: &Section<'_>) -> Layer {
+        let read = |limits: &Section<'_>| {
+            Some(Layer {
+                workers: limits.integer("workers", 1..=WORKERS_MAX).map(|n| n as u32),
+                rate: limits.parsed("rate", RATE_HELP, str::parse),
+                chunk_time: limits.parsed("chunk_time", DURATION_HELP, parse_chunk_time),
+                chunk_rows_max: limits.integer("chunk_rows_max", 1..=1_000_000).map(|n| n as u32),
+                quarantine_max: limits.integer("quarantine_max", 0..=1_000_000).map(|n| n as u32),
+                lock_timeout: limits.parsed("lock_timeout", DURATION_HELP, parse_chunk_time),
+            })
+        };
+        root.section("limits", read).unwrap_or_default()
+    }
+
+    /// Reads `BACKFILL_WORKERS`, `BACKFILL_RATE` and `BACKFILL_CHUNK_TIME`; a value that cannot be read is an error that
+    /// names its variable.
+    pub fn from_environment(var: impl Fn(&str) -> Option<String>) -> Result<Layer, String> {
+        fn parsed<T>(
+            value: Option<String>,
+            name: &str,
+            parse: impl FnOnce(&str) -> Result<T, String>,
+        ) -> Result<Option<T>, String> {
+            let Some(value) = value else { return Ok(None) };
+            parse(&value).map(Some).map_err(|why| format!("{name}={value}: {why}"))
+        }
+        Ok(Layer {
+            workers: parsed(var("BACKFILL_WORKERS"), "BACKFILL_WORKERS", parse_workers)?,
+            rate: parsed(var("BACKFILL_RATE"), "BACKFILL_RATE", str::parse)?,
+            chunk_time: parsed(
+                var("BACKFILL_CHUNK_TIME"),
+                "BACKFILL_CHUNK_TIME",
+                parse_chunk_time,
+            )?,
+            ..Layer::default()
+        })
+    }
+}
+
+/// Reads a number of workers, from 1 to [`WORKERS_MAX`].
+pub fn parse_workers(text: &str) -> Result<u32, String> {
+    let range = 1..=WORKERS_MAX as u32;
+    let number = text.trim().parse().ok().filter(|n| range.contains(n));
+    number.ok_or_else(|| format!("must be a number from 1 to {WORKERS_MAX}"))
+}
+
+/// The limits in force.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Chunks in flight at once. Default 2: the second hides the first one's commit wait; more is the operator's choice.
+    pub workers: Setting<u32>,
+    /// Rows a second over all workers; none is unlimited.
+    pub rate: Setting<Option<Rate>>,
+    /// How long one chunk should take. Default 500 ms: every lock a chunk takes is held at most about that long.
+    pub chunk_time: Setting<Duration>,
+    /// Most key entries a chunk may span. Default 50,000: bounds what a crash undoes and what one statement remembers.
+    pub chunk_rows_max: Setting<u32>,
+    /// Most rows to set aside before the run fails. Default 100: more is a mistake in the spec, not in the data.
+    pub quarantine_max: Setting<u32>,
+    /// How long a chunk waits for a row lock. Default 1 s: the backfill gives way, never the application.
+    pub lock_timeout: Setting<Duration>,
+}
+
+impl Limits {
+    /// Combines the layers, the first that speaks wins.
+    pub fn resolve(layers: &[(Origin, Layer)]) -> Limits {
+        fn pick<T: Copy>(
+            layers: &[(Origin, Layer)],
+            default: T,
+            get: impl Fn(&Layer) -> Option<T>,
+        ) -> Setting<T> {
+            let found = layers.iter().find_map(|(origin, layer)| Some((*origin, get(layer)?)));
+            let (origin, value) = found.unwrap_or((Origin::Default, default));
+            Setting { value, origin }
+        }
+        Limits {
+            workers: pick(layers, 2, |l| l.workers),
+            rate: pick(layers, None, |l| l.rate.map(Some)),
+            chunk_time: pick(layers, Duration::from_millis(500), |l| l.chunk_time),
+            chunk_rows_max: pick(layers, 50_000, |l| l.chunk_rows_max),
+            quarantine_max: pick(layers, 100, |l| l.quarantine_max),
+            lock_timeout: pick(layers, Duration::from_secs(1), |l| l.lock_timeout),
+        }
+    }
+}
+
+/// The project's settings, `backfill.toml`.
+#[derive(Clone, Debug, Default)]
+pub struct Project {
+    /// `[database] url`.
+    pub url: Option<String>,
+    /// `[database] state_schema`; where the state tables live, `backfill` when not given.
+    pub state_schema: Option<String>,
+    /// `[limits]`.
+    pub limits: Layer,
+}
+
+impl Project {
+    /// Reads the file's text; all problems at once.
+    pub fn parse(path: &str, source: &str) -> Result<Project, Report> {
+        let read = |root: &Section<'_>| {
+            let database = root.section("database", |database| {
+                let schema = database.text("state_schema");
+                if let Some(schema) = schema.as_ref().filter(|s| s.text.is_empty()) {
+                    let problem =
+                        Diagnostic::new("`state_schema` is empty", schema.span.clone(), "");
+                    database.problem(problem.help("leave it out for the schema `backfill`"));
+                }
+                Some((database.text("url").map(|e| e.text), schema.map(|e| e.text)))
+            });
+            let (url, state_schema) = database.unwrap_or_default();
+            Some(Project { url, state_schema, limits: Layer::read(root) })
+        };
+        document::read(source, read).map_err(|problems| Report::new(path, source, problems))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_need_their_unit_and_a_positive_number() {
+        assert_eq!("2000 rows/s".parse(), Ok(Rate(2000.0)));
+        assert_eq!("50_000rows/s".parse(), Ok(Rate(50_000.0)));
+        for bad in ["2000", "-1 rows/s", "0 rows/s", "x rows/s", "inf rows/s"] {
+            assert!(bad.parse::<Rate>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert!(parse_duration("5").is_err());
+        assert!(parse_chunk_time("1ms").is_err());
+        assert!(parse_chunk_time("-1s").is_err());
+    }
+
+    #[test]
+    fn the_first_layer_that_speaks_wins() {
+        let flag = Layer { workers: Some(4), ..Layer::default() };
+        let spec =
+            Layer { workers: Some(1), rate: Rate::rows_per_second(10.0), ..Layer::default() };
+        let limits = Limits::resolve(&[(Origin::Flag, flag), (Origin::Spec, spec)]);
+        assert_eq!(limits.workers, Setting { value: 4, origin: Origin::Flag });
+        assert_eq!(limits.rate.origin, Origin::Spec);
+        assert_eq!(limits.chunk_time.origin, Origin::Default);
+    }
+
+    #[test]
+    fn a_project_file_reports_all_its_problems() {
+        let source = "[database]\nurll = \"x\"\n[limits]\nworkers = 0\nrate = \"5\"\n";
+        let report = Project::parse("backfill.toml", source).unwrap_err();
+        let lines: Vec<usize> = report.located().map(|l| l.line).collect();
+        assert_eq!(lines, [2, 4, 5]);
+    }
+}
