@@ -1,0 +1,115 @@
+//! The run's courtesy lock: who is running this, and is anybody.
+//!
+//! An advisory lock keeps two runners from working on one run by mistake and lets any session see, in `pg_locks`, whether a run
+//! is alive. Exactness never rests on it: chunks are claimed by their own rows under the run's epoch.
+//!
+//! A direct connection holds it for the session. Behind a transaction pooler a session lock would stay behind on a server
+//! connection that somebody else uses next, so there it is held by a transaction kept open; the pooler ends that transaction
+//! when the runner disappears.
+
+use deadpool_postgres::Object;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error};
+
+use super::{ConnectError, Database};
+
+/// The advisory lock's two numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockKey {
+    /// From the state schema's name, so that two schemas in a database do not meet.
+    pub class: i32,
+    /// The run's number.
+    pub object: i32,
+}
+
+/// A held lock. Its connection is outside the pool's circulation until it is dropped.
+pub struct RunLock {
+    connection: Object,
+}
+
+/// Whether the lock was to be had.
+pub enum Attempt {
+    /// It is ours.
+    Held(Box<RunLock>),
+    /// Another session has it: its backend's process id.
+    Taken(Option<i32>),
+}
+
+/// Tries to take the lock, without waiting.
+pub async fn try_acquire(database: &Database, key: LockKey) -> Result<Attempt, AcquireError> {
+    let connection = database.get().await?;
+    let pooled = is_pooled(database, &connection).await?;
+    let function = if pooled {
+        connection
+            .batch_execute("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
+            .await?;
+        "pg_try_advisory_xact_lock"
+    } else {
+        "pg_try_advisory_lock"
+    };
+    let rows = connection.query_typed(&format!("select {function}($1, $2)"), &params(&key)).await?;
+    if rows.first().is_some_and(|row| row.get(0)) {
+        return Ok(Attempt::Held(Box::new(RunLock { connection })));
+    }
+    let holder = holder(&connection, key).await?;
+    if pooled {
+        super::roll_back(connection).await;
+    }
+    Ok(Attempt::Taken(holder))
+}
+
+/// Why the lock could not even be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum AcquireError {
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A statement failed.
+    #[error("take the run's lock")]
+    Statement(#[from] Error),
+}
+
+/// The backend that holds the lock, if any; needs no privilege.
+pub async fn holder(client: &Client, key: LockKey) -> Result<Option<i32>, Error> {
+    let sql = "select pid from pg_catalog.pg_locks where locktype = 'advisory' and granted \
+               and database = (select oid from pg_catalog.pg_database where datname = current_database()) \
+               and classid::bigint = ($1::bigint & 4294967295) and objid::bigint = $2::bigint and objsubid = 2 \
+               and mode = 'ExclusiveLock'";
+    let class = i64::from(key.class);
+    let object = i64::from(key.object);
+    let rows = client.query_typed(sql, &[(&class, Type::INT8), (&object, Type::INT8)]).await?;
+    Ok(rows.first().map(|row| row.get(0)))
+}
+
+impl RunLock {
+    /// Whether the connection that carries the lock still stands.
+    pub fn is_alive(&self) -> bool {
+        !self.connection.is_closed()
+    }
+
+    /// Gives the lock back by closing its connection, which also ends the transaction behind a pooler.
+    pub fn release(self) {
+        drop(Object::take(self.connection));
+    }
+}
+
+/// Whether a transaction pooler stands between us and the server: two client connections that share a backend, or one that
+/// changes it, prove it. On a direct connection neither can happen.
+pub async fn is_pooled(database: &Database, first: &Client) -> Result<bool, AcquireError> {
+    let before = backend(first).await?;
+    let second = database.get().await?;
+    second.batch_execute("BEGIN").await?;
+    let other = backend(&second).await?;
+    let after = backend(first).await?;
+    second.batch_execute("COMMIT").await?;
+    Ok(before == other || before != after)
+}
+
+async fn backend(client: &Client) -> Result<i32, Error> {
+    let rows = client.query_typed("select pg_backend_pid()", &[]).await?;
+    Ok(rows.first().map_or(0, |row| row.get(0)))
+}
+
+fn params(key: &LockKey) -> [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] {
+    [(&key.class, Type::INT4), (&key.object, Type::INT4)]
+}

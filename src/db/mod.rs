@@ -1,0 +1,109 @@
+//! The way to the server: connection settings, TLS, the pool, what every transaction pins, errors by class, locks.
+//!
+//! Two rules hold for every statement of this program, so that a transaction pooler in front of the server changes
+//! nothing: statements are unnamed and typed (`query_typed`, `execute_typed`), and settings are `SET LOCAL` inside an
+//! explicit transaction. Only the run's courtesy lock needs a session, and [`lock`] knows what to do without one.
+
+pub mod conninfo;
+pub mod error;
+pub mod lock;
+pub mod passfile;
+pub mod session;
+pub mod tls;
+
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
+use tokio_postgres::CancelToken;
+
+pub use conninfo::{ConnInfo, ConnInfoError};
+pub use error::{Class, classify, message};
+pub use session::Session;
+
+/// How long to wait for a connection before saying so.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The connection settings cannot be used.
+    #[error(transparent)]
+    Settings(#[from] ConnInfoError),
+    /// TLS cannot be set up.
+    #[error("set up TLS: {0}")]
+    Tls(String),
+    /// The server refused, or was not there.
+    #[error("connect to {target}")]
+    Refused {
+        /// Host, port, database and user; never the password.
+        target: String,
+        /// What the server or the system said.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// No connection came free.
+    #[error("no connection to {0} within {seconds} s", seconds = CONNECT_TIMEOUT.as_secs())]
+    Timeout(String),
+}
+
+/// The program's connections to one database.
+#[derive(Clone)]
+pub struct Database {
+    pool: Pool,
+    info: ConnInfo,
+}
+
+impl Database {
+    /// Prepares a pool of at most `size` connections; connects only when one is asked for.
+    pub fn new(info: ConnInfo, size: usize) -> Result<Database, ConnectError> {
+        let tls = tls::connector(&info.tls)?;
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(info.config.clone(), tls, recycling);
+        let pool = Pool::builder(manager)
+            .max_size(size)
+            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .wait_timeout(Some(CONNECT_TIMEOUT))
+            .create_timeout(Some(CONNECT_TIMEOUT))
+            .build()
+            .map_err(|error| ConnectError::Tls(error.to_string()))?;
+        Ok(Database { pool, info })
+    }
+
+    /// Lends a connection.
+    pub async fn get(&self) -> Result<Object, ConnectError> {
+        use deadpool_postgres::PoolError;
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(source) => {
+                ConnectError::Refused { target: self.info.target(), source }
+            }
+            _ => ConnectError::Timeout(self.info.target()),
+        })
+    }
+
+    /// Allows at most `size` connections from here on.
+    pub fn resize(&self, size: usize) {
+        self.pool.resize(size);
+    }
+
+    /// Host, port, database and user, for messages; never the password.
+    pub fn target(&self) -> String {
+        self.info.target()
+    }
+
+    /// Asks the server to cancel what a connection is executing. Racy by nature: the statement may end first.
+    pub async fn cancel(&self, token: &CancelToken) -> Result<(), ConnectError> {
+        let tls = tls::connector(&self.info.tls)?;
+        token
+            .cancel_query(tls)
+            .await
+            .map_err(|source| ConnectError::Refused { target: self.info.target(), source })
+    }
+}
+
+/// Ends a failed transaction, or throws the connection away when even that fails, so that no later user of the pool
+/// inherits an open transaction.
+pub async fn roll_back(connection: Object) {
+    if connection.batch_execute("ROLLBACK").await.is_err() {
+        drop(Object::take(connection));
+    }
+}

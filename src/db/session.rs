@@ -1,0 +1,100 @@
+//! What every transaction of a run pins, so that a role's defaults, a pooler or another login cannot change its meaning.
+//!
+//! The parts that give meaning to the author's SQL (`search_path`, `TimeZone`, the order of day and month) are read once when
+//! the run is created, stored with it, and restored on every resume. The parts that keep the engine correct or fast are fixed
+//! here. All are `SET LOCAL`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error};
+
+/// The recorded settings: those that change what the author's SQL means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Where unqualified names resolve.
+    pub search_path: String,
+    /// What `now()` and time stamps without a zone mean.
+    pub time_zone: String,
+    /// Output always ISO, so that keys survive the way through text; the input order is the session's own.
+    pub date_style: String,
+    /// How intervals are read and written.
+    pub interval_style: String,
+}
+
+/// The time bounds of one transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How long to wait for any one lock.
+    pub lock: Duration,
+    /// How long any one statement may take.
+    pub statement: Duration,
+}
+
+impl Bounds {
+    /// For look-ups in catalogs and state tables: seconds, because anything longer means that something is wrong.
+    pub const LOOKUP: Bounds =
+        Bounds { lock: Duration::from_secs(5), statement: Duration::from_secs(30) };
+}
+
+/// How long a transaction may sit idle before the server ends it: a dead runner must not keep its row locks. The engine
+/// never pauses inside a transaction, so this only meets a stopped process or a cut network.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
+
+impl Session {
+    /// Reads the settings of the connection in hand.
+    pub async fn read(client: &Client) -> Result<Session, Error> {
+        let sql = "select current_setting('search_path'), current_setting('TimeZone'), \
+                   split_part(current_setting('DateStyle'), ', ', 2), current_setting('IntervalStyle')";
+        let row = client.query_typed(sql, &[]).await?.pop();
+        let text = |i| row.as_ref().map(|row| row.get::<_, String>(i)).unwrap_or_default();
+        Ok(Session {
+            search_path: text(0),
+            time_zone: text(1),
+            date_style: format!("ISO, {}", text(2)),
+            interval_style: text(3),
+        })
+    }
+
+    /// Opens a READ COMMITTED, read-write transaction and pins everything for its length.
+    ///
+    /// `enable_seqscan = off` and `force_custom_plan` keep the chunk on the key's index whatever the statistics say;
+    /// `row_security = off` turns silently hidden rows into an error.
+    pub async fn begin(&self, client: &Client, bounds: Bounds) -> Result<(), Error> {
+        client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
+        self.pin(client, bounds).await
+    }
+
+    /// As [`Session::begin`], for transactions that must not write.
+    pub async fn begin_read_only(&self, client: &Client, bounds: Bounds) -> Result<(), Error> {
+        client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY").await?;
+        self.pin(client, bounds).await
+    }
+
+    async fn pin(&self, client: &Client, bounds: Bounds) -> Result<(), Error> {
+        let sql = "select set_config('search_path', $1, true), set_config('TimeZone', $2, true), \
+            set_config('DateStyle', $3, true), set_config('IntervalStyle', $4, true), \
+            set_config('lock_timeout', $5, true), set_config('statement_timeout', $6, true), \
+            set_config('idle_in_transaction_session_timeout', $7, true), \
+            set_config('extra_float_digits', '1', true), set_config('bytea_output', 'hex', true), \
+            set_config('row_security', 'off', true), set_config('enable_seqscan', 'off', true), \
+            set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)";
+        let millis = |time: Duration| time.as_millis().to_string();
+        client
+            .execute_typed(
+                sql,
+                &[
+                    (&self.search_path, Type::TEXT),
+                    (&self.time_zone, Type::TEXT),
+                    (&self.date_style, Type::TEXT),
+                    (&self.interval_style, Type::TEXT),
+                    (&millis(bounds.lock), Type::TEXT),
+                    (&millis(bounds.statement), Type::TEXT),
+                    (&millis(IDLE_IN_TRANSACTION), Type::TEXT),
+                ],
+            )
+            .await
+            .map(|_| ())
+    }
+}
