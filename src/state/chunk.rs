@@ -1,0 +1,108 @@
+//! Chunks as the state tables hold them.
+
+use tokio_postgres::Row;
+
+use super::RunState;
+use crate::key::{Bound, KeyRange};
+
+/// A chunk to be worked on.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// Its number within the run.
+    pub seq: i64,
+    /// The slice of the key space.
+    pub range: KeyRange,
+    /// Index entries in it when it was cut.
+    pub keys: i32,
+    /// Failed attempts so far.
+    pub attempts: i32,
+}
+
+impl Chunk {
+    /// Reads `seq, after_key, upto_key, keys, attempts`.
+    pub(super) fn read(row: &Row) -> Chunk {
+        Chunk {
+            seq: row.get(0),
+            range: KeyRange {
+                after: row.get::<_, Option<Vec<String>>>(1).map(Bound),
+                upto: Bound(row.get(2)),
+            },
+            keys: row.get(3),
+            attempts: row.get(4),
+        }
+    }
+}
+
+/// What a claim found.
+#[derive(Debug)]
+pub struct Claim {
+    /// The rows of the chunk, when it is already done.
+    pub done_rows: Option<i64>,
+    /// The slice as it is now; a split may have shortened it.
+    pub range: KeyRange,
+    /// The run's state at that moment.
+    pub run_state: RunState,
+    /// The run's control version at that moment.
+    pub control_version: i32,
+}
+
+/// A boundary found in the index.
+#[derive(Debug)]
+pub struct Cut {
+    /// The chunk's inclusive end.
+    pub upto: Bound,
+    /// Index entries in it.
+    pub keys: i32,
+}
+
+/// A row that was set aside.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Quarantined {
+    /// Its key.
+    pub key: Vec<String>,
+    /// The error's code.
+    pub sqlstate: String,
+    /// The server's message.
+    pub message: String,
+    /// When, ISO 8601.
+    pub set_aside_at: String,
+}
+
+/// What the chunks add up to.
+#[derive(Clone, Debug, Default)]
+pub struct Sums {
+    /// Chunks done.
+    pub chunks_done: i64,
+    /// Chunks given up.
+    pub chunks_failed: i64,
+    /// Chunks cut and not done.
+    pub chunks_pending: i64,
+    /// Rows written.
+    pub rows_done: i64,
+    /// Index entries in the chunks done.
+    pub keys_done: i64,
+    /// Index entries in all chunks cut.
+    pub keys_cut: i64,
+    /// When the last chunk was settled, ISO 8601.
+    pub last_settled_at: Option<String>,
+}
+
+/// The chunk map as evidence.
+#[derive(Clone, Copy, Debug)]
+pub struct Cover {
+    /// Chunks in all.
+    pub chunks: i64,
+    /// Of these not done.
+    pub open: i64,
+    /// Of these not beginning where another ends.
+    pub loose: i64,
+    /// Whether the last ends at the ceiling.
+    pub reaches_ceiling: bool,
+}
+
+impl Cover {
+    /// Whether every key up to the ceiling lies in a done chunk.
+    pub fn is_complete(&self) -> bool {
+        self.open == 0 && self.loose == 0 && (self.chunks == 0 || self.reaches_ceiling)
+    }
+}

@@ -1,0 +1,467 @@
+//! The state tables, in the target's own database: the only module that names them.
+//!
+//! A [`Store`] has one method per statement; the statements are the files in `sql/`. Methods take the connection to use, so that a
+//! worker can run them inside the chunk's transaction. Everything about progress is derived from the chunks.
+
+mod chunk;
+mod run;
+mod schema;
+mod work;
+
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
+
+pub use chunk::{Chunk, Claim, Cover, Cut, Quarantined, Sums};
+pub use run::{ALL_STATES, IllegalTransition, LastWorked, Run, RunEvent, RunState, Times, Tuned};
+pub use schema::{Installed, VERSION};
+pub use work::{Address, Control};
+
+use crate::db::Session;
+use crate::db::lock::LockKey;
+use crate::key::{Bound, Key, KeyColumn};
+use crate::sql::Ident;
+
+/// Why the state tables did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A statement failed.
+    #[error("{0}")]
+    Statement(&'static str, #[source] tokio_postgres::Error),
+    /// What they hold makes no sense to this version.
+    #[error("the state tables hold something this version cannot read: {0}")]
+    Unreadable(String),
+    /// The run is in no state for this.
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
+    /// Another runner has taken the run over.
+    #[error("the run was taken over by another runner")]
+    EpochOver,
+    /// The tables are of a newer version of this program.
+    #[error("the state tables are of version {found}, this program knows {known}")]
+    Newer {
+        /// The version in the database.
+        found: i32,
+        /// The newest this program knows.
+        known: i32,
+    },
+}
+
+impl StoreError {
+    /// The server's error, when that was the cause.
+    pub fn server(&self) -> Option<&tokio_postgres::Error> {
+        match self {
+            StoreError::Statement(_, error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// A parameter with its type: statements are unnamed, so the type travels with each.
+type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+
+macro_rules! statements {
+    ($($name:ident),+ $(,)?) => {
+        /// The statements, with the schema's name put in.
+        #[derive(Debug)]
+        struct Statements { $($name: String),+ }
+
+        impl Statements {
+            fn new(schema: &Ident) -> Statements {
+                let schema = schema.to_string();
+                Statements {
+                    $($name: include_str!(concat!("sql/", stringify!($name), ".sql")).replace("{schema}", &schema)),+
+                }
+            }
+        }
+    };
+}
+
+statements!(
+    accept_spec,
+    begin_epoch,
+    chunk_cover,
+    claim_chunk,
+    count_quarantined,
+    create_run,
+    cut_chunks,
+    fail_chunk,
+    failed_chunks,
+    list_log,
+    list_names,
+    list_pending,
+    list_quarantined,
+    list_unfinished,
+    load_run,
+    lock_cut,
+    progress,
+    publish_limits,
+    publish_throttle,
+    quarantine_row,
+    read_control,
+    recent_rates,
+    release_quarantine,
+    reopen_chunks,
+    request,
+    settle_chunk,
+    split_chunk,
+    transition,
+    write_log,
+);
+
+/// The state tables of one schema.
+#[derive(Debug)]
+pub struct Store {
+    schema: Ident,
+    sql: Statements,
+}
+
+/// What a new run is made from.
+pub struct NewRun<'a> {
+    /// The spec's name.
+    pub name: &'a str,
+    /// The table, `schema.name`.
+    pub table_name: &'a str,
+    /// The table's identity.
+    pub table_oid: u32,
+    /// What it is cut by.
+    pub key: &'a Key,
+    /// The greatest key; none when the table is empty.
+    pub ceiling: Option<&'a Bound>,
+    /// The spec as pinned.
+    pub spec: PinnedSpec<'a>,
+    /// The settings that give the spec's SQL its meaning.
+    pub session: &'a Session,
+    /// Rows in the table, as the planner sees them.
+    pub table_rows_estimate: i64,
+    /// Who asks.
+    pub who: &'a str,
+}
+
+/// The parts of a run that come from the spec's text.
+pub struct PinnedSpec<'a> {
+    /// SHA-256 of the text.
+    pub digest: &'a str,
+    /// The text.
+    pub text: &'a str,
+    /// The chunk statement made from it.
+    pub statement: &'a str,
+    /// The condition of a row still to do.
+    pub remaining: Option<&'a str>,
+}
+
+/// On whose word a run changes its state.
+#[derive(Clone, Copy, Debug)]
+pub enum Actor<'a> {
+    /// An operator at another terminal.
+    Operator,
+    /// The runner of this epoch; refused when another has taken the run over.
+    Runner {
+        /// Its epoch.
+        epoch: i32,
+        /// Why the run failed, when it did.
+        failure: Option<&'a str>,
+    },
+}
+
+/// A line of the audit trail.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct LogLine {
+    /// When, ISO 8601.
+    pub at: String,
+    /// The run's number.
+    pub run_id: i64,
+    /// Who.
+    pub who: String,
+    /// What.
+    pub event: String,
+    /// More about it.
+    pub detail: String,
+}
+
+impl Store {
+    /// For the tables in `schema`, which need not exist yet.
+    pub fn new(schema: Ident) -> Store {
+        let sql = Statements::new(&schema);
+        Store { schema, sql }
+    }
+
+    /// The schema of the tables.
+    pub fn schema(&self) -> &Ident {
+        &self.schema
+    }
+
+    /// The key of a run's courtesy lock.
+    pub fn run_lock(&self, run_id: i64) -> LockKey {
+        LockKey { class: self.lock_class(b'r'), object: run_id as i32 }
+    }
+
+    /// The key that chunks of a run hold, shared, while they are at work.
+    pub fn chunk_lock(&self, run_id: i64) -> LockKey {
+        LockKey { class: self.lock_class(b'c'), object: run_id as i32 }
+    }
+
+    /// FNV-1a over the schema's name: stable over versions and builds, which a hasher of the standard library is not.
+    fn lock_class(&self, kind: u8) -> i32 {
+        let bytes = self.schema.as_str().bytes().chain([0, kind]);
+        let hash = bytes
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        hash as i32
+    }
+
+    async fn rows(
+        &self,
+        client: &Client,
+        what: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>> {
+        client.query_typed(sql, params).await.map_err(|error| StoreError::Statement(what, error))
+    }
+
+    /// Creates a run. None when an unfinished run of the name exists.
+    pub async fn create_run(&self, client: &Client, new: &NewRun<'_>) -> Result<Option<i64>> {
+        let key = key_to_json(new.key);
+        let session = serde_json::to_string(new.session).unwrap_or_default();
+        let ceiling = new.ceiling.map(|bound| &bound.0);
+        let params: [Param<'_>; 12] = [
+            (&new.name, Type::TEXT),
+            (&new.table_name, Type::TEXT),
+            (&new.table_oid, Type::OID),
+            (&key, Type::TEXT),
+            (&ceiling, Type::TEXT_ARRAY),
+            (&new.spec.digest, Type::TEXT),
+            (&new.spec.text, Type::TEXT),
+            (&new.spec.statement, Type::TEXT),
+            (&new.spec.remaining, Type::TEXT),
+            (&session, Type::TEXT),
+            (&new.table_rows_estimate, Type::INT8),
+            (&new.who, Type::TEXT),
+        ];
+        let rows = self.rows(client, "create the run", &self.sql.create_run, &params).await?;
+        Ok(rows.first().map(|row| row.get(0)))
+    }
+
+    /// Pins another text of the spec to a run.
+    pub async fn accept_spec(
+        &self,
+        client: &Client,
+        run_id: i64,
+        spec: &PinnedSpec<'_>,
+    ) -> Result<()> {
+        let params: [Param<'_>; 5] = [
+            (&run_id, Type::INT8),
+            (&spec.digest, Type::TEXT),
+            (&spec.text, Type::TEXT),
+            (&spec.statement, Type::TEXT),
+            (&spec.remaining, Type::TEXT),
+        ];
+        self.rows(client, "pin the changed spec", &self.sql.accept_spec, &params).await.map(drop)
+    }
+
+    /// The newest run of a name.
+    pub async fn newest_run(&self, client: &Client, name: &str) -> Result<Option<Run>> {
+        self.load(client, Some(name), None).await
+    }
+
+    /// The run of a number; that it exists is known.
+    pub async fn run(&self, client: &Client, run_id: i64) -> Result<Run> {
+        let run = self.load(client, None, Some(run_id)).await?;
+        run.ok_or_else(|| StoreError::Unreadable(format!("run {run_id} is gone")))
+    }
+
+    async fn load(
+        &self,
+        client: &Client,
+        name: Option<&str>,
+        run_id: Option<i64>,
+    ) -> Result<Option<Run>> {
+        let params: [Param<'_>; 2] = [(&name, Type::TEXT), (&run_id, Type::INT8)];
+        let rows = self.rows(client, "read the run", &self.sql.load_run, &params).await?;
+        rows.first().map(read_run).transpose()
+    }
+
+    /// The newest run of every name.
+    pub async fn list(&self, client: &Client) -> Result<Vec<Run>> {
+        self.load_all(client, &self.sql.list_names).await
+    }
+
+    /// Every run that is not finished, oldest first.
+    pub async fn unfinished(&self, client: &Client) -> Result<Vec<Run>> {
+        self.load_all(client, &self.sql.list_unfinished).await
+    }
+
+    async fn load_all(&self, client: &Client, sql: &str) -> Result<Vec<Run>> {
+        let mut runs = Vec::new();
+        for row in self.rows(client, "list the runs", sql, &[]).await? {
+            runs.push(self.run(client, row.get(0)).await?);
+        }
+        Ok(runs)
+    }
+
+    /// Moves a run along its lifecycle; the guard in the UPDATE is the lifecycle's own table.
+    pub async fn transition(
+        &self,
+        client: &Client,
+        run_id: i64,
+        event: RunEvent,
+        by: Actor<'_>,
+    ) -> Result<RunState> {
+        let (epoch, failure) = match by {
+            Actor::Operator => (None, None),
+            Actor::Runner { epoch, failure } => (Some(epoch), failure),
+        };
+        for target in ALL_STATES {
+            let leads_there = |from: &&RunState| from.next(event) == Ok(target);
+            let from: Vec<&str> =
+                ALL_STATES.iter().filter(leads_there).map(|s| s.as_str()).collect();
+            if from.is_empty() {
+                continue;
+            }
+            let params: [Param<'_>; 5] = [
+                (&run_id, Type::INT8),
+                (&target.as_str(), Type::TEXT),
+                (&from, Type::TEXT_ARRAY),
+                (&failure, Type::TEXT),
+                (&epoch, Type::INT4),
+            ];
+            let rows =
+                self.rows(client, "change the run's state", &self.sql.transition, &params).await?;
+            if !rows.is_empty() {
+                return Ok(target);
+            }
+        }
+        let run = self.run(client, run_id).await?;
+        if epoch.is_some_and(|epoch| epoch != run.epoch) {
+            return Err(StoreError::EpochOver);
+        }
+        let from = run.state;
+        Err(IllegalTransition { from, event }.into())
+    }
+
+    /// Takes a run over: its new epoch.
+    pub async fn begin_epoch(
+        &self,
+        client: &Client,
+        run_id: i64,
+        host: &str,
+        pid: i32,
+    ) -> Result<i32> {
+        let params: [Param<'_>; 3] =
+            [(&run_id, Type::INT8), (&host, Type::TEXT), (&pid, Type::INT4)];
+        let rows =
+            self.rows(client, "begin the run's epoch", &self.sql.begin_epoch, &params).await?;
+        one(&rows).map(|row| row.get(0))
+    }
+
+    /// Adds an operator's word to a run. False when the run is over.
+    pub async fn request(&self, client: &Client, run_id: i64, tuned: &Tuned) -> Result<bool> {
+        let json = serde_json::to_string(tuned).unwrap_or_default();
+        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&json, Type::TEXT)];
+        let rows = self.rows(client, "tune the run", &self.sql.request, &params).await?;
+        Ok(!rows.is_empty())
+    }
+
+    /// Writes a line of the audit trail.
+    pub async fn log(
+        &self,
+        client: &Client,
+        run_id: i64,
+        who: &str,
+        event: &str,
+        detail: &str,
+    ) -> Result<()> {
+        let params: [Param<'_>; 4] = [
+            (&run_id, Type::INT8),
+            (&who, Type::TEXT),
+            (&event, Type::TEXT),
+            (&detail, Type::TEXT),
+        ];
+        self.rows(client, "write the log", &self.sql.write_log, &params).await.map(drop)
+    }
+
+    /// The audit trail of all runs of a name, oldest first.
+    pub async fn read_log(&self, client: &Client, name: &str) -> Result<Vec<LogLine>> {
+        let rows =
+            self.rows(client, "read the log", &self.sql.list_log, &[(&name, Type::TEXT)]).await?;
+        let line = |row: &Row| LogLine {
+            at: row.get(0),
+            run_id: row.get(1),
+            who: row.get(2),
+            event: row.get(3),
+            detail: row.get(4),
+        };
+        Ok(rows.iter().map(line).collect())
+    }
+}
+
+/// The only row; none or several where one was expected is an error.
+fn one(rows: &[Row]) -> Result<&Row> {
+    match rows {
+        [row] => Ok(row),
+        _ => Err(StoreError::Unreadable(format!("{} rows where one was expected", rows.len()))),
+    }
+}
+
+fn key_to_json(key: &Key) -> String {
+    let column = |column: &KeyColumn| {
+        [column.name.as_str(), &column.type_sql, &column.type_name].map(str::to_owned)
+    };
+    serde_json::to_string(&key.columns.iter().map(column).collect::<Vec<_>>()).unwrap_or_default()
+}
+
+fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| StoreError::Unreadable(error.to_string()))
+}
+
+fn read_run(row: &Row) -> Result<Run> {
+    let columns: Vec<[String; 3]> = json(row.get(8))?;
+    let column = |[name, type_sql, type_name]: [String; 3]| KeyColumn {
+        name: Ident::new(name),
+        type_sql,
+        type_name,
+    };
+    let state: String = row.get(3);
+    let verdict: Option<String> = row.get(23);
+    let reason: Option<String> = row.get(24);
+    let host: Option<String> = row.get(25);
+    let pid: Option<i32> = row.get(26);
+    Ok(Run {
+        run_id: row.get(0),
+        name: row.get(1),
+        direction: row.get(2),
+        state: RunState::parse(&state).ok_or(StoreError::Unreadable(format!("state `{state}`")))?,
+        epoch: row.get(4),
+        control_version: row.get(5),
+        table_name: row.get(6),
+        table_oid: row.get(7),
+        key: Key { columns: columns.into_iter().map(column).collect() },
+        ceiling: row.get::<_, Option<Vec<String>>>(9).map(Bound),
+        cut_upto: row.get::<_, Option<Vec<String>>>(10).map(Bound),
+        fully_cut: row.get(11),
+        next_seq: row.get(12),
+        spec_digest: row.get(13),
+        statement: row.get(14),
+        remaining: row.get(15),
+        session: json(row.get(16))?,
+        table_rows_estimate: row.get(17),
+        tuned: json(row.get(18))?,
+        last: LastWorked {
+            workers: row.get(19),
+            rate_limit: row.get(20),
+            chunk_time_ms: row.get(21),
+            chunk_rows: row.get(22),
+            throttle: verdict.zip(reason),
+        },
+        runner: host.zip(pid),
+        failure: row.get(27),
+        created_by: row.get(28),
+        times: Times {
+            created_at: row.get(29),
+            started_at: row.get(30),
+            updated_at: row.get(31),
+            finished_at: row.get(32),
+        },
+    })
+}

@@ -1,0 +1,4 @@
+update {schema}.run
+   set spec_digest = $2, spec_text = $3, statement = $4, remaining = $5
+ where run_id = $1
+returning run_id

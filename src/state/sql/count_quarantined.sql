@@ -1,0 +1,1 @@
+select count(*) from {schema}.quarantine where run_id = $1

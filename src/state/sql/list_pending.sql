@@ -1,0 +1,5 @@
+select seq, after_key, upto_key, keys, attempts
+  from {schema}.chunk
+ where run_id = $1 and state = 'pending' and seq > $2
+ order by seq
+ limit $3

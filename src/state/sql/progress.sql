@@ -1,0 +1,10 @@
+-- Everything about progress is derived from the chunks.
+select count(*) filter (where state = 'done'),
+       count(*) filter (where state = 'failed'),
+       count(*) filter (where state = 'pending'),
+       coalesce(sum(rows_done), 0)::bigint,
+       coalesce(sum(keys) filter (where state = 'done'), 0)::bigint,
+       coalesce(sum(keys), 0)::bigint,
+       to_json(max(settled_at))#>>'{}'
+  from {schema}.chunk
+ where run_id = $1

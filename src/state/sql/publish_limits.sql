@@ -1,0 +1,3 @@
+update {schema}.run
+   set workers = $2, rate_limit_rows_per_s = $3, chunk_time_ms = $4
+ where run_id = $1

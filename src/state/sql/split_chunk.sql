@@ -1,0 +1,17 @@
+-- The chunk keeps the lower part, (after, middle]; a new chunk takes the rest, so each key still lies in exactly one.
+with upper as (
+    update {schema}.run
+       set next_seq = next_seq + 1
+     where run_id = $1 and epoch = $3
+    returning next_seq - 1 as seq
+), lower as (
+    update {schema}.chunk c
+       set upto_key = $4, keys = $5, attempts = 0
+      from {schema}.chunk old, upper
+     where c.run_id = $1 and c.seq = $2 and c.state = 'pending' and old.run_id = c.run_id and old.seq = c.seq
+    returning old.upto_key, old.stripe, old.stripes
+)
+insert into {schema}.chunk (run_id, seq, after_key, upto_key, stripe, stripes, keys)
+select $1, upper.seq, $4, lower.upto_key, lower.stripe, lower.stripes, $6
+  from upper, lower
+returning seq, after_key, upto_key, keys, attempts

@@ -1,0 +1,9 @@
+-- $5 is a runner's epoch: one that was taken over may not decide any more. Operators give none.
+update {schema}.run
+   set state = $2,
+       control_version = control_version + 1,
+       failure = $4,
+       updated_at = clock_timestamp(),
+       finished_at = case when $2 in ('cancelled', 'succeeded') then clock_timestamp() end
+ where run_id = $1 and state = any($3) and ($5::integer is null or epoch = $5)
+returning run_id

@@ -1,0 +1,330 @@
+//! The statements of a run at work: cutting, claiming, settling, and what the chunks add up to.
+
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
+
+use super::{
+    Chunk, Claim, Cover, Cut, Param, Quarantined, Result, RunState, Store, StoreError, Sums, Tuned,
+    json, one,
+};
+use crate::key::{Bound, KeyRange};
+
+/// What a runner reads of its own run between chunks.
+#[derive(Debug)]
+pub struct Control {
+    /// Where the run stands.
+    pub state: RunState,
+    /// Its epoch; another than ours means that we were taken over.
+    pub epoch: i32,
+    /// Raised by every request.
+    pub version: i32,
+    /// What an operator tuned.
+    pub tuned: Tuned,
+}
+
+/// The number of a chunk of a run, as a runner of an epoch addresses it.
+#[derive(Clone, Copy, Debug)]
+pub struct Address {
+    /// The run.
+    pub run_id: i64,
+    /// The runner's epoch.
+    pub epoch: i32,
+    /// The chunk.
+    pub seq: i64,
+}
+
+impl Address {
+    fn params(&self) -> [Param<'_>; 3] {
+        [(&self.run_id, Type::INT8), (&self.seq, Type::INT8), (&self.epoch, Type::INT4)]
+    }
+}
+
+impl Store {
+    /// Locks the run for cutting: the end of the last chunk and whether the ceiling is reached.
+    pub async fn lock_cut(
+        &self,
+        client: &Client,
+        run_id: i64,
+        epoch: i32,
+    ) -> Result<(Option<Bound>, bool)> {
+        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&epoch, Type::INT4)];
+        let rows =
+            self.rows(client, "lock the run for cutting", &self.sql.lock_cut, &params).await?;
+        let row = rows.first().ok_or(StoreError::EpochOver)?;
+        Ok((row.get::<_, Option<Vec<String>>>(0).map(Bound), row.get(1)))
+    }
+
+    /// Appends chunks behind `after`; `fully_cut` when the last ends at the ceiling.
+    pub async fn cut_chunks(
+        &self,
+        client: &Client,
+        run_id: i64,
+        after: Option<&Bound>,
+        cuts: &[Cut],
+        fully_cut: bool,
+    ) -> Result<Vec<Chunk>> {
+        let list: Vec<(&[String], i32)> =
+            cuts.iter().map(|cut| (&cut.upto.0[..], cut.keys)).collect();
+        let list = serde_json::to_string(&list).unwrap_or_default();
+        let size = cuts.first().map_or(0, |cut| cut.keys);
+        let params: [Param<'_>; 5] = [
+            (&run_id, Type::INT8),
+            (&after.map(|bound| &bound.0), Type::TEXT_ARRAY),
+            (&list, Type::TEXT),
+            (&fully_cut, Type::BOOL),
+            (&size, Type::INT4),
+        ];
+        let rows = self.rows(client, "cut chunks", &self.sql.cut_chunks, &params).await?;
+        let mut chunks: Vec<Chunk> = rows.iter().map(Chunk::read).collect();
+        chunks.sort_by_key(|chunk| chunk.seq);
+        Ok(chunks)
+    }
+
+    /// Chunks not done, in order, behind `seq`.
+    pub async fn pending(
+        &self,
+        client: &Client,
+        run_id: i64,
+        seq: i64,
+        limit: i64,
+    ) -> Result<Vec<Chunk>> {
+        let params: [Param<'_>; 3] =
+            [(&run_id, Type::INT8), (&seq, Type::INT8), (&limit, Type::INT8)];
+        let rows =
+            self.rows(client, "list pending chunks", &self.sql.list_pending, &params).await?;
+        Ok(rows.iter().map(Chunk::read).collect())
+    }
+
+    /// Claims a chunk: waits for whoever holds it, then sees the truth.
+    pub async fn claim(&self, client: &Client, at: Address) -> Result<Claim> {
+        let lock = self.chunk_lock(at.run_id);
+        let [run, seq, epoch] = at.params();
+        let params: [Param<'_>; 5] =
+            [run, seq, epoch, (&lock.class, Type::INT4), (&lock.object, Type::INT4)];
+        let rows = self.rows(client, "claim a chunk", &self.sql.claim_chunk, &params).await?;
+        let row = rows.first().ok_or(StoreError::EpochOver)?;
+        let state: String = row.get(4);
+        Ok(Claim {
+            done_rows: (row.get::<_, &str>(0) == "done").then(|| row.get(1)),
+            range: KeyRange {
+                after: row.get::<_, Option<Vec<String>>>(2).map(Bound),
+                upto: Bound(row.get(3)),
+            },
+            run_state: RunState::parse(&state)
+                .ok_or(StoreError::Unreadable(format!("state `{state}`")))?,
+            control_version: row.get(5),
+        })
+    }
+
+    /// Marks a claimed chunk done. Part of the chunk's transaction.
+    pub async fn settle(
+        &self,
+        client: &Client,
+        at: Address,
+        rows_done: i64,
+        took_ms: i32,
+    ) -> Result<()> {
+        let [run, seq, epoch] = at.params();
+        let params: [Param<'_>; 5] =
+            [run, seq, epoch, (&rows_done, Type::INT8), (&took_ms, Type::INT4)];
+        let rows = self.rows(client, "mark a chunk done", &self.sql.settle_chunk, &params).await?;
+        rows.first().map(drop).ok_or(StoreError::EpochOver)
+    }
+
+    /// Sets the only row of a claimed chunk aside. Part of the transaction that marks the chunk done.
+    pub async fn quarantine(
+        &self,
+        client: &Client,
+        at: Address,
+        key: &Bound,
+        code: &str,
+        why: &str,
+    ) -> Result<()> {
+        let params: [Param<'_>; 5] = [
+            (&at.run_id, Type::INT8),
+            (&at.seq, Type::INT8),
+            (&key.0, Type::TEXT_ARRAY),
+            (&code, Type::TEXT),
+            (&why, Type::TEXT),
+        ];
+        self.rows(client, "set a row aside", &self.sql.quarantine_row, &params).await.map(drop)
+    }
+
+    /// Forgets that a chunk's row was set aside. Part of the chunk's transaction.
+    pub async fn release(&self, client: &Client, at: Address) -> Result<()> {
+        let [run, seq, _] = at.params();
+        let sql = &self.sql.release_quarantine;
+        self.rows(client, "release a row set aside", sql, &[run, seq]).await.map(drop)
+    }
+
+    /// How many rows of a run are set aside.
+    pub async fn count_quarantined(&self, client: &Client, run_id: i64) -> Result<i64> {
+        let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
+        let rows =
+            self.rows(client, "count rows set aside", &self.sql.count_quarantined, &params).await?;
+        one(&rows).map(|row| row.get(0))
+    }
+
+    /// The first rows of a run that are set aside.
+    pub async fn quarantined(
+        &self,
+        client: &Client,
+        run_id: i64,
+        limit: i64,
+    ) -> Result<Vec<Quarantined>> {
+        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&limit, Type::INT8)];
+        let rows =
+            self.rows(client, "list rows set aside", &self.sql.list_quarantined, &params).await?;
+        let read = |row: &Row| Quarantined {
+            key: row.get(0),
+            sqlstate: row.get(1),
+            message: row.get(2),
+            set_aside_at: row.get(3),
+        };
+        Ok(rows.iter().map(read).collect())
+    }
+
+    /// Gives a chunk up.
+    pub async fn fail_chunk(
+        &self,
+        client: &Client,
+        at: Address,
+        code: Option<&str>,
+        why: &str,
+    ) -> Result<()> {
+        let [run, seq, epoch] = at.params();
+        let params: [Param<'_>; 5] = [run, seq, epoch, (&code, Type::TEXT), (&why, Type::TEXT)];
+        let rows = self.rows(client, "give a chunk up", &self.sql.fail_chunk, &params).await?;
+        rows.first().map(drop).ok_or(StoreError::EpochOver)
+    }
+
+    /// Splits a pending chunk at `middle`, which becomes its inclusive end: the new upper chunk.
+    pub async fn split(
+        &self,
+        client: &Client,
+        at: Address,
+        middle: &Bound,
+        keys: (i32, i32),
+    ) -> Result<Chunk> {
+        let [run, seq, epoch] = at.params();
+        let params: [Param<'_>; 6] = [
+            run,
+            seq,
+            epoch,
+            (&middle.0, Type::TEXT_ARRAY),
+            (&keys.0, Type::INT4),
+            (&keys.1, Type::INT4),
+        ];
+        let rows = self.rows(client, "split a chunk", &self.sql.split_chunk, &params).await?;
+        rows.first().map(Chunk::read).ok_or(StoreError::EpochOver)
+    }
+
+    /// Makes failed chunks pending again, and with `quarantined` those whose row was set aside: how many.
+    pub async fn reopen(&self, client: &Client, run_id: i64, quarantined: bool) -> Result<i64> {
+        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&quarantined, Type::BOOL)];
+        let rows = self.rows(client, "reopen chunks", &self.sql.reopen_chunks, &params).await?;
+        one(&rows).map(|row| row.get(0))
+    }
+
+    /// The given-up chunks: number, code and message.
+    pub async fn failed_chunks(
+        &self,
+        client: &Client,
+        run_id: i64,
+        limit: i64,
+    ) -> Result<Vec<(i64, String, String)>> {
+        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&limit, Type::INT8)];
+        let rows =
+            self.rows(client, "list chunks given up", &self.sql.failed_chunks, &params).await?;
+        let text = |row: &Row, i| row.get::<_, Option<String>>(i).unwrap_or_default();
+        Ok(rows.iter().map(|row| (row.get(0), text(row, 1), text(row, 2))).collect())
+    }
+
+    /// Where the run stands and what was asked of it.
+    pub async fn control(&self, client: &Client, run_id: i64) -> Result<Control> {
+        let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
+        let rows = self.rows(client, "read requests", &self.sql.read_control, &params).await?;
+        let row = one(&rows)?;
+        let state: String = row.get(0);
+        Ok(Control {
+            state: RunState::parse(&state)
+                .ok_or(StoreError::Unreadable(format!("state `{state}`")))?,
+            epoch: row.get(1),
+            version: row.get(2),
+            tuned: json(row.get(3))?,
+        })
+    }
+
+    /// Shows other sessions what the runner works with.
+    pub async fn publish_limits(
+        &self,
+        client: &Client,
+        run_id: i64,
+        workers: u32,
+        rate: Option<f64>,
+        chunk_time_ms: i32,
+    ) -> Result<()> {
+        let workers = workers as i32;
+        let params: [Param<'_>; 4] = [
+            (&run_id, Type::INT8),
+            (&workers, Type::INT4),
+            (&rate, Type::FLOAT8),
+            (&chunk_time_ms, Type::INT4),
+        ];
+        self.rows(client, "publish the limits", &self.sql.publish_limits, &params).await.map(drop)
+    }
+
+    /// Shows other sessions what the throttle says.
+    pub async fn publish_throttle(
+        &self,
+        client: &Client,
+        run_id: i64,
+        verdict: &str,
+        reason: &str,
+    ) -> Result<()> {
+        let params: [Param<'_>; 3] =
+            [(&run_id, Type::INT8), (&verdict, Type::TEXT), (&reason, Type::TEXT)];
+        self.rows(client, "publish the throttle", &self.sql.publish_throttle, &params)
+            .await
+            .map(drop)
+    }
+
+    /// What the chunks of a run add up to.
+    pub async fn sums(&self, client: &Client, run_id: i64) -> Result<Sums> {
+        let rows = self
+            .rows(client, "add up the chunks", &self.sql.progress, &[(&run_id, Type::INT8)])
+            .await?;
+        let row = one(&rows)?;
+        Ok(Sums {
+            chunks_done: row.get(0),
+            chunks_failed: row.get(1),
+            chunks_pending: row.get(2),
+            rows_done: row.get(3),
+            keys_done: row.get(4),
+            keys_cut: row.get(5),
+            last_settled_at: row.get(6),
+        })
+    }
+
+    /// Keys and rows settled in each of the last twelve slices of five seconds, oldest first.
+    pub async fn recent(&self, client: &Client, run_id: i64) -> Result<Vec<(i64, i64)>> {
+        let rows = self
+            .rows(client, "read recent rates", &self.sql.recent_rates, &[(&run_id, Type::INT8)])
+            .await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// The chunk map as evidence.
+    pub async fn cover(&self, client: &Client, run_id: i64) -> Result<Cover> {
+        let rows = self
+            .rows(client, "check the chunk map", &self.sql.chunk_cover, &[(&run_id, Type::INT8)])
+            .await?;
+        let row = one(&rows)?;
+        Ok(Cover {
+            chunks: row.get(0),
+            open: row.get(1),
+            loose: row.get(2),
+            reaches_ceiling: row.get::<_, Option<bool>>(3).unwrap_or(false),
+        })
+    }
+}
