@@ -1,0 +1,3 @@
+//! Schema steps: the files in `migrations/`.
+
+pub mod file;

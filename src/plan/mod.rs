@@ -1,0 +1,479 @@
+//! A spec joined with the live table: what a run will do, or why it will not.
+//!
+//! [`Plan::make`] asks the catalogs about the table, lets the server judge every expression, chooses the key, builds the statements,
+//! and looks at their plan. Mistakes in the spec come back as a report at the spec's lines; an unsafe plan as refusals with the
+//! mending command. Nothing it does survives: every transaction it opens is rolled back. The engine works from the plan alone
+//! and never learns which way it goes.
+
+pub mod checks;
+pub mod probe;
+pub mod rehearse;
+pub mod statement;
+pub mod surroundings;
+pub mod table;
+
+use tokio_postgres::Client;
+
+pub use checks::Refusal;
+use checks::{choose_key, server_refusal, table_refusals, table_warnings};
+use probe::{Place, Uses, judge};
+pub use rehearse::Rehearsal;
+pub use statement::ChunkSql;
+use statement::{Builder, Target};
+use surroundings::Server;
+use table::Table;
+
+use crate::db::session::Bounds;
+use crate::db::{ConnectError, Session, error};
+use crate::diagnostic::{Diagnostic, Report};
+use crate::document::nearest;
+use crate::key::{Bound, Key};
+use crate::spec::{Spec, Verb};
+use crate::sql::{Ident, SqlText};
+use crate::state::StoreError;
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The spec has mistakes.
+    #[error("the spec has mistakes")]
+    Spec(Box<Report>),
+    /// Carrying it out would be unsafe.
+    #[error("the plan is unsafe")]
+    Refused(Vec<Refusal>),
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The state tables.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A look-up failed.
+    #[error("{0}")]
+    Statement(&'static str, #[source] tokio_postgres::Error),
+}
+
+/// What a run will do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The server.
+    pub server: Server,
+    /// The table.
+    pub table: Table,
+    /// The key that chunks are cut by.
+    pub key: Key,
+    /// The key's index.
+    pub index: String,
+    /// The statements.
+    pub sql: ChunkSql,
+    /// The condition of a row still to do, as SQL over [`Plan::from_sql`]; none when the data cannot tell.
+    pub remaining: Option<String>,
+    /// `FROM` of the target and the join source.
+    pub from_sql: String,
+    /// The written columns.
+    pub written: Vec<String>,
+    /// The greatest key now; none when the table is empty.
+    pub ceiling: Option<Bound>,
+    /// What gives the spec's SQL its meaning.
+    pub session: Session,
+    /// Rows in the table, as the planner sees them.
+    pub table_rows: i64,
+    /// Rows the backfill would write, as the planner sees them.
+    pub rows_to_do: i64,
+    /// Indexes that make the updates non-HOT because they mention a written column.
+    pub hot_blockers: Vec<String>,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// What the caller has already accepted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Accepted {
+    /// Subscribers of a publication that covers the state tables have them already.
+    pub subscribers_prepared: bool,
+}
+
+impl Plan {
+    /// Makes the plan of a spec on the live database. `state_schema` is where the state tables live or will live.
+    pub async fn make(
+        client: &Client,
+        spec: &Spec,
+        state_schema: &Ident,
+        accepted: Accepted,
+    ) -> Result<Plan, PlanError> {
+        let lookup = |error| PlanError::Statement("look up the server", error);
+        let server = surroundings::server(client).await.map_err(lookup)?;
+        if let Some(refusal) = server_refusal(&server) {
+            return Err(PlanError::Refused(vec![refusal]));
+        }
+        let session = Session::read(client).await.map_err(lookup)?;
+        let table = find_table(client, spec).await?;
+        let written = check_columns(spec, &table)?;
+        let refusals = table_refusals(&table, &server, &written);
+        if !refusals.is_empty() {
+            return Err(PlanError::Refused(refusals));
+        }
+        let (key, index) =
+            choose_key(&table, spec).map_err(|refusal| PlanError::Refused(vec![refusal]))?;
+        let uses = judge_all(client, &session, spec, &table).await?;
+        let targets = targets(&table, &written);
+        let builder = Builder { spec, table: &table.name, key: &key, targets: &targets };
+        check_statement(client, &session, spec, &builder).await?;
+        let remaining = remaining(client, &session, spec, &table, &builder, &uses).await?;
+        let mut plan = Plan {
+            sql: builder.chunk_sql(),
+            remaining,
+            from_sql: builder.from_target().as_str().to_owned(),
+            ceiling: read_ceiling(client, &session, &builder.ceiling()).await?,
+            index: index.name.clone(),
+            key: key.clone(),
+            written,
+            hot_blockers: Vec::new(),
+            warnings: Vec::new(),
+            table_rows: 0,
+            rows_to_do: 0,
+            server,
+            session,
+            table: table.clone(),
+        };
+        let needed = builder.needed().as_str().to_owned();
+        plan.look_around(client, state_schema, accepted).await?;
+        plan.table_rows =
+            rehearse::planner_rows(client, &plan, &format!("SELECT 1 FROM {}", table.name)).await?;
+        let to_do = format!("SELECT 1 {} WHERE {needed}", plan.from_sql);
+        plan.rows_to_do = rehearse::planner_rows(client, &plan, &to_do).await?;
+        match rehearse::guard(client, &plan).await? {
+            Some(refusal) => Err(PlanError::Refused(vec![refusal])),
+            None => Ok(plan),
+        }
+    }
+
+    /// Whether a plan node's alias stands for the target: partitions get their parent's alias with a number.
+    pub(crate) fn is_target_alias(&self, alias: &str) -> bool {
+        let name = self.table.name.name.as_str();
+        match alias.strip_prefix(name) {
+            Some("") => true,
+            Some(rest) if self.table.kind == "p" => {
+                rest.strip_prefix('_').is_some_and(|n| n.chars().all(|c| c.is_ascii_digit()))
+            }
+            _ => false,
+        }
+    }
+
+    /// What the before-images of a range would weigh. Parameters: a range without lower bound.
+    pub(crate) fn image_sql(&self) -> String {
+        let name = &self.table.name.name;
+        let columns: Vec<String> =
+            self.written.iter().map(|c| format!("{name}.{}", Ident::new(c))).collect();
+        format!(
+            "SELECT pg_catalog.pg_column_size(array_agg(ROW({}, {})))::int8 FROM {} WHERE {}",
+            self.key.columns_sql(name),
+            columns.join(", "),
+            self.table.name,
+            self.key.range_sql(name, false, 1)
+        )
+    }
+
+    /// Fills in what stands around the table, and refuses what it forbids.
+    async fn look_around(
+        &mut self,
+        client: &Client,
+        schema: &Ident,
+        accepted: Accepted,
+    ) -> Result<(), PlanError> {
+        let lookup = |error| PlanError::Statement("look around the table", error);
+        let table = &self.table;
+        let (oid, version) = (table.oid, self.server.version_num);
+        let attnum = |name: &str| table.column(name).map(|column| column.attnum);
+        let mut written: Vec<i16> = self.written.iter().filter_map(|name| attnum(name)).collect();
+        let key: Vec<i16> =
+            self.key.columns.iter().filter_map(|c| attnum(c.name.as_str())).collect();
+        let mut refusals = Vec::new();
+        let publications =
+            surroundings::publications_of_state(client, schema, version).await.map_err(lookup)?;
+        if !publications.is_empty() && !accepted.subscribers_prepared {
+            refusals.push(publication_refusal(&publications));
+        }
+        for column in
+            surroundings::collation_drift(client, oid, &key, version).await.map_err(lookup)?
+        {
+            let what = format!(
+                "the collation of key column `{column}` has changed since its index was built"
+            );
+            let mend = format!(
+                "REINDEX INDEX CONCURRENTLY {}; then refresh the collation's version",
+                self.index
+            );
+            refusals.push(Refusal::new(what, "the index's order can no longer be trusted", mend));
+        }
+        let published =
+            surroundings::publications_of_target(client, &table.name).await.map_err(lookup)?;
+        if let Some(refusal) = identity_refusal(table, &published) {
+            refusals.push(refusal);
+        }
+        if !refusals.is_empty() {
+            return Err(PlanError::Refused(refusals));
+        }
+        let mut warnings = Vec::new();
+        for (attnum, name) in
+            surroundings::generated_from(client, oid, &written).await.map_err(lookup)?
+        {
+            written.push(attnum);
+            warnings
+                .push(format!("generated column `{name}` is computed anew in every row written"));
+        }
+        let mentions =
+            |index: &&table::Index| index.mentions.iter().any(|attnum| written.contains(attnum));
+        let blocking = table.indexes.iter().filter(|index| index.prevents_hot).filter(mentions);
+        self.hot_blockers = blocking.map(|index| index.name.clone()).collect();
+        for (trigger, function) in
+            surroundings::triggers(client, oid, &written).await.map_err(lookup)?
+        {
+            warnings.push(format!("trigger {trigger} ({function}) fires for every row written"));
+        }
+        for constraint in surroundings::foreign_keys(client, oid, &written).await.map_err(lookup)? {
+            warnings.push(format!("foreign key {constraint} is checked for every row written"));
+        }
+        if !published.is_empty() {
+            let names = published.join(", ");
+            warnings
+                .push(format!("publication {names} carries every row written to its subscribers"));
+        }
+        if !published.is_empty() && table.replica_identity == "f" {
+            warnings.push(
+                "REPLICA IDENTITY FULL: every row written carries its whole old version in WAL"
+                    .to_owned(),
+            );
+        }
+        if let Some((seconds, pid, user)) =
+            surroundings::oldest_transaction(client).await.map_err(lookup)?
+            && seconds > 120.0
+        {
+            let minutes = (seconds / 60.0) as u64;
+            warnings.push(format!(
+                "backend {pid} ({user}) has a transaction open for {minutes} min: no dead row can be vacuumed meanwhile"
+            ));
+        }
+        warnings.extend(table_warnings(table, self.hot_blockers.is_empty()));
+        self.warnings = warnings;
+        Ok(())
+    }
+}
+
+fn publication_refusal(publications: &[String]) -> Refusal {
+    Refusal::new(
+        format!(
+            "publication {} would carry the state tables to its subscribers",
+            publications.join(", ")
+        ),
+        "subscribers that do not have them stop applying changes, the application's included",
+        "create them on every subscriber (`backfill doctor --ddl` prints the statements), then add --subscribers-prepared",
+    )
+}
+
+fn identity_refusal(table: &Table, published: &[String]) -> Option<Refusal> {
+    let has_primary = table.indexes.iter().any(|index| index.is_primary);
+    let lacks_identity = match table.replica_identity.as_str() {
+        "n" => true,
+        "d" => !has_primary,
+        _ => false,
+    };
+    (lacks_identity && !published.is_empty()).then(|| {
+        Refusal::new(
+            format!("{} is published for updates but has no replica identity", table.name.plain()),
+            "the server refuses every update of it",
+            format!("ALTER TABLE {} REPLICA IDENTITY USING INDEX …;", table.name),
+        )
+    })
+}
+
+async fn find_table(client: &Client, spec: &Spec) -> Result<Table, PlanError> {
+    let spec_error = |problem| PlanError::Spec(Box::new(spec.report(vec![problem])));
+    let span = spec.table.span.clone();
+    match table::find(client, &spec.table.text).await {
+        Ok(Some(table)) => Ok(table),
+        Ok(None) => {
+            let problem =
+                Diagnostic::new("the table does not exist", span, "no such relation for this role");
+            Err(spec_error(problem.help(
+                "check the spelling and the schema; `backfill doctor` shows database and role",
+            )))
+        }
+        Err(error) if error.as_db_error().is_some() => {
+            Err(spec_error(probe::problem(&error, span)))
+        }
+        Err(error) => Err(PlanError::Statement("look up the table", error)),
+    }
+}
+
+/// The written columns' names; unknown ones, and those of the key, are mistakes of the spec.
+fn check_columns(spec: &Spec, table: &Table) -> Result<Vec<String>, PlanError> {
+    let mut problems = Vec::new();
+    let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+    let unknown = |expr: &crate::sql::Expr| {
+        let message = format!("{} has no column `{}`", table.name.plain(), expr.text);
+        let problem = Diagnostic::new(message, expr.span.clone(), "no such column");
+        match nearest(&expr.text, &names) {
+            Some(near) => problem.help(format!("did you mean `{near}`?")),
+            None => problem.help(format!("its columns: {}", names.join(", "))),
+        }
+    };
+    if !names.is_empty() && table.unsuitable().is_none() {
+        problems.extend(
+            spec.key.iter().flatten().filter(|e| table.column(&e.text).is_none()).map(unknown),
+        );
+        for (column, _) in spec.columns() {
+            if table.column(&column.text).is_none() {
+                problems.push(unknown(column));
+            }
+        }
+        if let Ok((key, _)) = choose_key(table, spec) {
+            let is_key = |name: &str| key.columns.iter().any(|column| column.name.as_str() == name);
+            for (column, _) in spec.columns().into_iter().filter(|(column, _)| is_key(&column.text))
+            {
+                let message =
+                    format!("column `{}` is part of the key that chunks are cut by", column.text);
+                let problem = Diagnostic::new(
+                    message,
+                    column.span.clone(),
+                    "writing it would move rows between chunks",
+                );
+                problems.push(
+                    problem.help("cut by another unique index: name its columns with `key = […]`"),
+                );
+            }
+        }
+    }
+    if problems.is_empty() {
+        return Ok(spec.columns().into_iter().map(|(column, _)| column.text.clone()).collect());
+    }
+    Err(PlanError::Spec(Box::new(spec.report(problems))))
+}
+
+/// Judges every expression; all mistakes at once. The result follows the order rules are written in.
+async fn judge_all(
+    client: &Client,
+    session: &Session,
+    spec: &Spec,
+    table: &Table,
+) -> Result<Vec<(Verb, Uses)>, PlanError> {
+    let mut exprs = Vec::new();
+    for rule in &spec.rules {
+        exprs.extend(rule.when.iter().map(|when| (when, Place::Condition, None)));
+        exprs
+            .extend(rule.writes.iter().map(|write| (&write.value, Place::Value, Some(write.verb))));
+    }
+    exprs.extend(spec.remaining.iter().map(|remaining| (remaining, Place::Condition, None)));
+    let mut problems: Vec<Diagnostic> = Vec::new();
+    let mut found = Vec::new();
+    for (expr, place, verb) in exprs {
+        match judge(client, session, (&table.name, table.oid), spec, (expr, place)).await? {
+            Err(problem) if !problems.contains(&problem) => problems.push(problem),
+            Err(_) => {}
+            Ok(uses) => {
+                if let (Some(function), false) = (uses.volatile.first(), spec.allow_volatile) {
+                    let label = format!("{function} is volatile");
+                    let problem =
+                        Diagnostic::new("the expression is volatile", expr.span.clone(), label);
+                    problems.push(problem.help(
+                        "a retried chunk would compute other values, and no check could recompute them; \
+                         mark the function STABLE or IMMUTABLE if it is, or accept it with `allow_volatile = true`",
+                    ));
+                }
+                found.extend(verb.map(|verb| (verb, uses)));
+            }
+        }
+    }
+    if problems.is_empty() {
+        Ok(found)
+    } else {
+        Err(PlanError::Spec(Box::new(spec.report(problems))))
+    }
+}
+
+fn targets(table: &Table, written: &[String]) -> Vec<Target> {
+    let columns = written.iter().filter_map(|name| table.column(name));
+    columns.map(|c| Target { name: Ident::new(&c.name), type_sql: c.type_sql.clone() }).collect()
+}
+
+/// Prepares the whole UPDATE: what only shows in combination, such as a value of the wrong type.
+async fn check_statement(
+    client: &Client,
+    session: &Session,
+    spec: &Spec,
+    builder: &Builder<'_>,
+) -> Result<(), PlanError> {
+    let sql = builder.update(false);
+    let Err(error) = prepare(client, session, &sql, builder.key.columns.len()).await? else {
+        return Ok(());
+    };
+    let origin = error::position(&error).and_then(|at| sql.origin_of(at));
+    let span = origin.unwrap_or_else(|| spec.rules[0].writes[0].value.span.clone());
+    Err(PlanError::Spec(Box::new(spec.report(vec![probe::problem(&error, span)]))))
+}
+
+async fn prepare(
+    client: &Client,
+    session: &Session,
+    sql: &SqlText,
+    params: usize,
+) -> Result<Result<(), tokio_postgres::Error>, PlanError> {
+    let statement = |error| PlanError::Statement("prepare the chunk statement", error);
+    session.begin(client, Bounds::LOOKUP).await.map_err(statement)?;
+    let types = vec![tokio_postgres::types::Type::TEXT; params];
+    let prepared = client.prepare_typed(sql.as_str(), &types).await;
+    client.batch_execute("ROLLBACK").await.map_err(statement)?;
+    match prepared {
+        Ok(_) => Ok(Ok(())),
+        Err(error) if error.as_db_error().is_some() => Ok(Err(error)),
+        Err(error) => Err(statement(error)),
+    }
+}
+
+/// The condition of a row still to do, when the data can tell: the author's own, or what `fill` would still write, or where a `set`
+/// column differs from a value that does not depend on what is written.
+async fn remaining(
+    client: &Client,
+    session: &Session,
+    spec: &Spec,
+    table: &Table,
+    builder: &Builder<'_>,
+    uses: &[(Verb, Uses)],
+) -> Result<Option<String>, PlanError> {
+    if let Some(own) = &spec.remaining {
+        return Ok(Some(SqlText::default().push_expr(own).as_str().to_owned()));
+    }
+    let has_set = spec.columns().iter().any(|(_, verb)| *verb == Verb::Set);
+    if !has_set {
+        return Ok(Some(builder.needed().as_str().to_owned()));
+    }
+    let written: Vec<i16> = spec
+        .columns()
+        .iter()
+        .filter_map(|(c, _)| table.column(&c.text))
+        .map(|c| c.attnum)
+        .collect();
+    let reads_written = |uses: &Uses| match &uses.columns {
+        None => true,
+        Some(columns) => columns.iter().any(|attnum| written.contains(attnum)),
+    };
+    if uses.iter().any(|(_, uses)| reads_written(uses) || !uses.volatile.is_empty()) {
+        return Ok(None);
+    }
+    // A type without equality (json, point) cannot be compared; then only the chunk map can tell.
+    let differing = builder.differing();
+    let mut sql = SqlText::default();
+    sql.push("SELECT 1 ").append(&builder.from_target()).push(" WHERE ").append(&differing);
+    Ok(prepare(client, session, &sql, 0).await?.ok().map(|()| differing.as_str().to_owned()))
+}
+
+async fn read_ceiling(
+    client: &Client,
+    session: &Session,
+    sql: &str,
+) -> Result<Option<Bound>, PlanError> {
+    let statement = |error| PlanError::Statement("find the greatest key", error);
+    session.begin_read_only(client, Bounds::LOOKUP).await.map_err(statement)?;
+    let rows = client.query_typed(sql, &[]).await;
+    client.batch_execute("ROLLBACK").await.map_err(statement)?;
+    Ok(rows.map_err(statement)?.first().map(|row| Bound(row.get(0))))
+}

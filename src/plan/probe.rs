@@ -1,0 +1,119 @@
+//! The server's judgement on every expression of a spec, before anything runs.
+//!
+//! Each expression is prepared on its own, so that all mistakes are found in one go and at their own lines. A temporary view
+//! in a transaction that is rolled back then tells what the expression calls and reads: the rewriter's tree names every function
+//! by number, which no reading of the text could.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+use super::PlanError;
+use crate::db::error;
+use crate::db::session::{Bounds, Session};
+use crate::diagnostic::Diagnostic;
+use crate::spec::Spec;
+use crate::sql::{Expr, QualifiedName, SqlText};
+
+/// What an expression turned out to use.
+#[derive(Clone, Debug, Default)]
+pub struct Uses {
+    /// Volatile functions it calls.
+    pub volatile: Vec<String>,
+    /// Columns of the target it reads, by attribute number. None when this role may not create the view that tells.
+    pub columns: Option<Vec<i16>>,
+}
+
+/// Whether an expression is a condition or a value.
+#[derive(Clone, Copy)]
+pub enum Place {
+    /// `when`, `remaining`.
+    Condition,
+    /// `fill`, `set`.
+    Value,
+}
+
+/// Judges one expression; a mistake comes back as a problem at the spec's own line.
+pub async fn judge(
+    client: &Client,
+    session: &Session,
+    target: (&QualifiedName, u32),
+    spec: &Spec,
+    (expr, place): (&Expr, Place),
+) -> Result<Result<Uses, Diagnostic>, PlanError> {
+    let statement = |error| PlanError::Statement("check an expression of the spec", error);
+    session.begin(client, Bounds::LOOKUP).await.map_err(statement)?;
+    let sql = select(target.0, spec, expr, place);
+    let verdict = match client.prepare_typed(sql.as_str(), &[]).await {
+        Ok(_) => uses(client, target, spec, expr).await,
+        Err(error) => Err(error),
+    };
+    client.batch_execute("ROLLBACK").await.map_err(statement)?;
+    match verdict {
+        Ok(uses) => Ok(Ok(uses)),
+        Err(error) if error.as_db_error().is_some() => {
+            let origin = error::position(&error).and_then(|at| sql.origin_of(at));
+            Ok(Err(problem(&error, origin.unwrap_or(expr.span.clone()))))
+        }
+        Err(error) => Err(statement(error)),
+    }
+}
+
+/// A server error as a problem of the spec.
+pub fn problem(error: &tokio_postgres::Error, span: std::ops::Range<usize>) -> Diagnostic {
+    let Some(db) = error.as_db_error() else {
+        return Diagnostic::new("the server could not be asked", span, error.to_string());
+    };
+    let message = format!("the server refuses this SQL (SQLSTATE {})", db.code().code());
+    let problem = Diagnostic::new(message, span, db.message());
+    match db.hint() {
+        Some(hint) => problem.help(hint),
+        None => problem,
+    }
+}
+
+/// In a WHERE clause, so that the server refuses here what it would refuse in the UPDATE: aggregates, window functions, sets.
+fn select(table: &QualifiedName, spec: &Spec, expr: &Expr, place: Place) -> SqlText {
+    let mut sql = from(table, spec);
+    sql.push(" WHERE ").push_expr(expr);
+    if matches!(place, Place::Value) {
+        sql.push(" IS NULL");
+    }
+    sql
+}
+
+fn from(table: &QualifiedName, spec: &Spec) -> SqlText {
+    let mut sql = SqlText::default();
+    sql.push(&format!("SELECT 1 FROM {table}"));
+    if let Some(from) = &spec.from {
+        sql.push(", ").push_raw(from).push("\n");
+    }
+    sql
+}
+
+async fn uses(
+    client: &Client,
+    (table, oid): (&QualifiedName, u32),
+    spec: &Spec,
+    expr: &Expr,
+) -> Result<Uses, tokio_postgres::Error> {
+    let mut view = SqlText::default();
+    view.push("CREATE TEMPORARY VIEW backfill_probe AS ").append(&from(table, spec));
+    view.push(" WHERE ").push_expr(expr).push(" IS NULL");
+    if client.batch_execute(view.as_str()).await.is_err() {
+        return Ok(Uses::default());
+    }
+    let functions = "select distinct p.oid::regprocedure::text
+                       from pg_catalog.pg_rewrite r,
+                            regexp_matches(r.ev_action::text, ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') m
+                       join pg_catalog.pg_proc p on p.oid = m[1]::oid
+                      where r.ev_class = 'pg_temp.backfill_probe'::regclass and p.provolatile = 'v'";
+    let rows = client.query_typed(functions, &[]).await?;
+    let volatile = rows.iter().map(|row| row.get(0)).collect();
+    let columns = "select distinct d.refobjsubid::int2
+                     from pg_catalog.pg_rewrite r
+                     join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = r.oid
+                    where r.ev_class = 'pg_temp.backfill_probe'::regclass
+                      and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid = $1 and d.refobjsubid > 0";
+    let rows = client.query_typed(columns, &[(&oid, Type::OID)]).await?;
+    Ok(Uses { volatile, columns: Some(rows.iter().map(|row| row.get(0)).collect()) })
+}

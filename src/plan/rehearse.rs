@@ -1,0 +1,164 @@
+//! The chunk statement tried on the live table before a run: its plan, and what one chunk costs, rolled back.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::{Plan, PlanError, Refusal};
+use crate::db::error;
+use crate::db::session::Bounds;
+use crate::key::{Bound, KeyRange};
+
+/// Key entries of the rehearsed chunk: enough to average over a page or two of anything, few enough that the row locks of the
+/// rehearsal last milliseconds.
+const ROWS: i64 = 500;
+
+/// What one rehearsed chunk cost.
+#[derive(Clone, Debug)]
+pub struct Rehearsal {
+    /// Key entries in it.
+    pub keys: i64,
+    /// Rows the statement wrote.
+    pub rows: i64,
+    /// How long the statement took.
+    pub took: Duration,
+    /// WAL it wrote.
+    pub wal_bytes: i64,
+    /// What the before-images of its rows would weigh: key and new value, packed.
+    pub image_bytes: i64,
+}
+
+/// Typed text parameters of a range.
+pub fn params(range: &KeyRange) -> Vec<String> {
+    range.params().into_iter().map(str::to_owned).collect()
+}
+
+/// Borrows text parameters for the driver.
+pub fn typed(params: &[String]) -> Vec<(&(dyn ToSql + Sync), Type)> {
+    params.iter().map(|p| (p as &(dyn ToSql + Sync), Type::TEXT)).collect()
+}
+
+/// Refuses a statement that would not reach the target by the key's index: on a large table every chunk would read all of it.
+pub async fn guard(client: &Client, plan: &Plan) -> Result<Option<Refusal>, PlanError> {
+    let Some(ceiling) = &plan.ceiling else { return Ok(None) };
+    let range = KeyRange { after: Some(ceiling.clone()), upto: ceiling.clone() };
+    let statement = |error| PlanError::Statement("explain the chunk statement", error);
+    plan.session.begin(client, Bounds::LOOKUP).await.map_err(statement)?;
+    let sql = format!("EXPLAIN (FORMAT JSON) {}", plan.sql.update.get(true));
+    let params = params(&range);
+    let rows = client.query_typed(&sql, &typed(&params)).await;
+    client.batch_execute("ROLLBACK").await.map_err(statement)?;
+    let text = explain_text(&rows.map_err(statement)?);
+    let explain: Value = serde_json::from_str(&text).unwrap_or_default();
+    let fault = find_fault(&explain[0]["Plan"], plan);
+    Ok(fault.map(|fault| {
+        let what = format!("the chunk statement would read {} by {fault}", plan.table.name.plain());
+        let mend = "look at the statement and its plan with `backfill plan`; ANALYZE the table, and mind joins and \
+                    subqueries that read the same table";
+        Refusal::new(what, "every chunk would read far more than its own rows", mend)
+    }))
+}
+
+/// EXPLAIN answers with type `json`, whose binary form is its text.
+fn explain_text(rows: &[tokio_postgres::Row]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        text.push_str(&row.try_get::<_, RawText>(0).map(|raw| raw.0).unwrap_or_default());
+    }
+    text
+}
+
+struct RawText(String);
+
+impl<'a> tokio_postgres::types::FromSql<'a> for RawText {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(RawText(std::str::from_utf8(raw)?.to_owned()))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        matches!(*ty, Type::JSON | Type::TEXT)
+    }
+}
+
+/// The first way in which the target is reached other than by the key's index; an empty table's plan has none.
+fn find_fault(node: &Value, plan: &Plan) -> Option<String> {
+    let kind = node["Node Type"].as_str().unwrap_or_default();
+    let is_target = node["Alias"].as_str().is_some_and(|alias| plan.is_target_alias(alias));
+    let leading = plan.key.columns[0].name.as_str();
+    let condition_holds = |cond: &Value| cond.as_str().is_some_and(|text| text.contains(leading));
+    if is_target && kind.ends_with("Scan") {
+        let condition = match kind {
+            "Index Scan" | "Index Only Scan" => &node["Index Cond"],
+            "Bitmap Heap Scan" => &node["Recheck Cond"],
+            _ => &Value::Null,
+        };
+        if !condition_holds(condition) {
+            let index =
+                node["Index Name"].as_str().map(|name| format!(" on {name}")).unwrap_or_default();
+            return Some(format!("{kind}{index}, not by key ({})", plan.key.plain()));
+        }
+    }
+    let children = node["Plans"].as_array().into_iter().flatten();
+    children.into_iter().find_map(|child| find_fault(child, plan))
+}
+
+/// Runs the first chunk in a transaction that is rolled back, and measures it. An error is told as text: the run itself would retry
+/// or set rows aside.
+pub async fn rehearse(
+    client: &Client,
+    plan: &Plan,
+) -> Result<Result<Option<Rehearsal>, String>, PlanError> {
+    let Some(ceiling) = &plan.ceiling else { return Ok(Ok(None)) };
+    let statement = |error| PlanError::Statement("rehearse a chunk", error);
+    let bounds = Bounds { lock: Duration::from_secs(1), statement: Duration::from_secs(15) };
+    plan.session.begin(client, bounds).await.map_err(statement)?;
+    let measured = rehearse_in(client, plan, ceiling).await;
+    client.batch_execute("ROLLBACK").await.map_err(statement)?;
+    match measured {
+        Ok(rehearsal) => Ok(Ok(rehearsal)),
+        Err(error) if error.as_db_error().is_some() => Ok(Err(error::message(&error))),
+        Err(error) => Err(statement(error)),
+    }
+}
+
+async fn rehearse_in(
+    client: &Client,
+    plan: &Plan,
+    ceiling: &Bound,
+) -> Result<Option<Rehearsal>, tokio_postgres::Error> {
+    let whole = params(&KeyRange { after: None, upto: ceiling.clone() });
+    let mut bind = typed(&whole);
+    bind.extend([(&ROWS as &(dyn ToSql + Sync), Type::INT8), (&ROWS, Type::INT8)]);
+    let rows = client.query_typed(plan.sql.boundaries.get(false), &bind).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let range = params(&KeyRange { after: None, upto: Bound(row.get(0)) });
+    let sql =
+        format!("EXPLAIN (ANALYZE, WAL, TIMING OFF, FORMAT JSON) {}", plan.sql.update.get(false));
+    let started = Instant::now();
+    let explained = client.query_typed(&sql, &typed(&range)).await?;
+    let took = started.elapsed();
+    let explain: Value = serde_json::from_str(&explain_text(&explained)).unwrap_or_default();
+    let node = &explain[0]["Plan"];
+    let written = node["Plans"][0]["Actual Rows"].as_f64().unwrap_or(0.0);
+    let rows = client.query_typed(&plan.image_sql(), &typed(&range)).await?;
+    Ok(Some(Rehearsal {
+        keys: row.get(1),
+        rows: written as i64,
+        took,
+        wal_bytes: node["WAL Bytes"].as_i64().unwrap_or(0),
+        image_bytes: rows.first().map_or(0, |row| row.get::<_, Option<i64>>(0).unwrap_or(0)),
+    }))
+}
+
+/// The planner's guess of how many rows a query yields.
+pub async fn planner_rows(client: &Client, plan: &Plan, sql: &str) -> Result<i64, PlanError> {
+    let statement = |error| PlanError::Statement("estimate rows", error);
+    plan.session.begin_read_only(client, Bounds::LOOKUP).await.map_err(statement)?;
+    let rows = client.query_typed(&format!("EXPLAIN (FORMAT JSON) {sql}"), &[]).await;
+    client.batch_execute("ROLLBACK").await.map_err(statement)?;
+    let explain: Value =
+        serde_json::from_str(&explain_text(&rows.map_err(statement)?)).unwrap_or_default();
+    Ok(explain[0]["Plan"]["Plan Rows"].as_i64().unwrap_or(0))
+}

@@ -1,0 +1,363 @@
+//! The SQL of a run: one UPDATE per chunk, the boundary walk, and the condition of a row still to do. Pure.
+//!
+//! All rules become one UPDATE, a `CASE` per column, so the table is passed once and every expression sees the row as it was
+//! before. Each statement exists in two forms: for the first chunk, which has no lower bound, and for all others.
+
+use crate::key::Key;
+use crate::spec::{Spec, Verb, Write};
+use crate::sql::{Expr, Ident, QualifiedName, SqlText};
+
+/// What the statements need to know of a written column.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The column's name.
+    pub name: Ident,
+    /// Its type as SQL, without length or precision: the assignment itself then checks those, where a cast would cut silently.
+    pub type_sql: String,
+}
+
+/// A statement for chunks with and without a lower bound.
+#[derive(Clone, Debug)]
+pub struct ByRange {
+    first: String,
+    rest: String,
+}
+
+impl ByRange {
+    fn new(render: impl Fn(bool) -> String) -> ByRange {
+        ByRange { first: render(false), rest: render(true) }
+    }
+
+    /// The form for a chunk that has a lower bound, or has none.
+    pub fn get(&self, has_after: bool) -> &str {
+        if has_after { &self.rest } else { &self.first }
+    }
+}
+
+/// Everything the engine sends to the target table.
+#[derive(Clone, Debug)]
+pub struct ChunkSql {
+    /// The UPDATE. Parameters: the range.
+    pub update: ByRange,
+    /// Refuses an ambiguous join: the key of a row that several source rows match. Parameters: the range.
+    pub ambiguous: Option<ByRange>,
+    /// Boundaries of the next chunks. Parameters: the range from the last cut to the ceiling, entries to read, entries a chunk.
+    /// Columns: key, entries, whether the ceiling is reached.
+    pub boundaries: ByRange,
+    /// The middle of a chunk. Parameters: the range. Columns: key, entries up to it, entries behind it.
+    pub middle: ByRange,
+}
+
+/// Builds the statements from a spec, the columns it writes and the key.
+pub struct Builder<'a> {
+    /// The spec.
+    pub spec: &'a Spec,
+    /// The table.
+    pub table: &'a QualifiedName,
+    /// The key to cut by.
+    pub key: &'a Key,
+    /// The written columns, in the order of [`Spec::columns`].
+    pub targets: &'a [Target],
+}
+
+impl Builder<'_> {
+    /// All statements of a run.
+    pub fn chunk_sql(&self) -> ChunkSql {
+        let update = ByRange::new(|has_after| self.update(has_after).as_str().to_owned());
+        let ambiguous =
+            self.spec.from.is_some().then(|| ByRange::new(|has_after| self.ambiguous(has_after)));
+        ChunkSql { update, ambiguous, boundaries: self.boundaries(), middle: self.middle() }
+    }
+
+    /// The UPDATE of one chunk, with origins.
+    pub fn update(&self, has_after: bool) -> SqlText {
+        let mut sql = SqlText::default();
+        sql.push(&format!("UPDATE {}\n   SET ", self.table));
+        for (i, target) in self.targets.iter().enumerate() {
+            if i > 0 {
+                sql.push(",\n       ");
+            }
+            sql.push(&format!("{} = ", target.name)).append(&self.assigned(target));
+        }
+        self.push_from(&mut sql);
+        sql.push(&format!("\n WHERE {}\n   AND (", self.key.range_sql(self.name(), has_after, 1)));
+        sql.append(&self.needed()).push(")");
+        sql
+    }
+
+    /// The condition of a row that the UPDATE would write.
+    pub fn needed(&self) -> SqlText {
+        let mut terms: Vec<SqlText> = Vec::new();
+        for (target, (_, verb)) in self.targets.iter().zip(self.spec.columns()) {
+            let term = match verb {
+                Verb::Fill => self.fill_needed(target),
+                Verb::Set => self.any_when(target),
+            };
+            if !terms.iter().any(|seen| seen.as_str() == term.as_str()) {
+                terms.push(term);
+            }
+        }
+        join(&terms, "\n    OR ")
+    }
+
+    /// The condition of a row whose set columns do not hold what their rules say. Only meaningful when no rule reads what
+    /// a rule writes.
+    pub fn differing(&self) -> SqlText {
+        let mut terms: Vec<SqlText> = Vec::new();
+        for (target, (_, verb)) in self.targets.iter().zip(self.spec.columns()) {
+            match verb {
+                Verb::Fill => terms.push(self.fill_needed(target)),
+                Verb::Set => {
+                    let mut term = self.any_when(target);
+                    term.push(&format!(" AND {} IS DISTINCT FROM ", self.column(target)));
+                    terms.push(term.append(&self.decided(target, Otherwise::Null)).clone());
+                }
+            }
+        }
+        join(&terms, "\n    OR ")
+    }
+
+    /// ` FROM table, source`, for look-ups that read like the UPDATE.
+    pub fn from_target(&self) -> SqlText {
+        let mut sql = SqlText::default();
+        sql.push(&format!("\n  FROM {}", self.table));
+        if let Some(from) = &self.spec.from {
+            sql.push(",\n       ").push_raw(from).push("\n");
+        }
+        sql
+    }
+
+    /// The greatest key. Column: key.
+    pub fn ceiling(&self) -> String {
+        let key = self.key.array_sql(self.name());
+        let order = self.key.order_sql(self.name(), true);
+        format!("SELECT {key} FROM {} ORDER BY {order} LIMIT 1", self.table)
+    }
+
+    fn name(&self) -> &Ident {
+        &self.table.name
+    }
+
+    fn column(&self, target: &Target) -> String {
+        format!("{}.{}", self.name(), target.name)
+    }
+
+    /// The rules that write a column, in deciding order; those behind one without a condition never decide.
+    fn deciding(&self, target: &Target) -> Vec<(Option<&Expr>, &Write)> {
+        let mut found = Vec::new();
+        for rule in &self.spec.rules {
+            for write in rule.writes.iter().filter(|w| w.column.text == target.name.as_str()) {
+                found.push((rule.when.as_ref(), write));
+                if rule.when.is_none() {
+                    return found;
+                }
+            }
+        }
+        found
+    }
+
+    fn push_from(&self, sql: &mut SqlText) {
+        if let Some(from) = &self.spec.from {
+            sql.push("\n  FROM ").push_raw(from);
+        }
+    }
+
+    /// The new value of a column for a row that the UPDATE touches.
+    fn assigned(&self, target: &Target) -> SqlText {
+        let (_, verb) = self.spec.columns()[self.index(target)];
+        let is_only = self.targets.len() == 1;
+        let deciding = self.deciding(target);
+        // One rule and one column: the WHERE clause has already established that the rule applies, and without a CASE the value
+        // meets the column by assignment, as in a hand-written UPDATE.
+        if let ([(_, write)], true) = (deciding.as_slice(), is_only) {
+            return SqlText::default().push_expr(&write.value).clone();
+        }
+        match verb {
+            Verb::Fill if is_only => self.decided(target, Otherwise::Null),
+            Verb::Fill => {
+                let mut sql = SqlText::default();
+                sql.push(&format!("COALESCE({}, ", self.column(target)));
+                sql.append(&self.decided(target, Otherwise::Null)).push(")").clone()
+            }
+            Verb::Set => self.decided(target, Otherwise::Keep),
+        }
+    }
+
+    fn index(&self, target: &Target) -> usize {
+        self.targets.iter().position(|t| t.name == target.name).unwrap_or_default()
+    }
+
+    /// What the rules decide for a column, as a CASE.
+    fn decided(&self, target: &Target, otherwise: Otherwise) -> SqlText {
+        let mut sql = SqlText::default();
+        let deciding = self.deciding(target);
+        let cast = format!("::{}", target.type_sql);
+        if let [(None, write)] = deciding.as_slice() {
+            return sql.push_expr(&write.value).push(&cast).clone();
+        }
+        sql.push("CASE");
+        let mut is_total = false;
+        for (when, write) in deciding {
+            match when {
+                Some(when) => sql.push(" WHEN ").push_expr(when).push(" THEN "),
+                None => {
+                    is_total = true;
+                    sql.push(" ELSE ")
+                }
+            };
+            sql.push_expr(&write.value).push(&cast);
+        }
+        if !is_total && matches!(otherwise, Otherwise::Keep) {
+            sql.push(&format!(" ELSE {}", self.column(target)));
+        }
+        sql.push(" END").clone()
+    }
+
+    /// A fill that would write NULL does nothing, and such a row is not one to do.
+    fn fill_needed(&self, target: &Target) -> SqlText {
+        let mut sql = SqlText::default();
+        sql.push(&format!("{} IS NULL AND ", self.column(target)));
+        if let [(Some(when), write)] = self.deciding(target).as_slice() {
+            sql.push_expr(when).push(" AND ").push_expr(&write.value);
+        } else {
+            sql.append(&self.decided(target, Otherwise::Null));
+        }
+        sql.push(" IS NOT NULL").clone()
+    }
+
+    fn any_when(&self, target: &Target) -> SqlText {
+        let mut terms = Vec::new();
+        for (when, _) in self.deciding(target) {
+            match when {
+                Some(when) => terms.push(SqlText::default().push_expr(when).clone()),
+                None => return SqlText::default().push("TRUE").clone(),
+            }
+        }
+        let mut sql = SqlText::default();
+        sql.push("(").append(&join(&terms, " OR ")).push(")").clone()
+    }
+
+    fn ambiguous(&self, has_after: bool) -> String {
+        let mut sql = SqlText::default();
+        sql.push(&format!("SELECT {}", self.key.array_sql(self.name())))
+            .append(&self.from_target());
+        sql.push(&format!(" WHERE {}\n   AND (", self.key.range_sql(self.name(), has_after, 1)));
+        let columns = self.key.columns_sql(self.name());
+        sql.append(&self.needed())
+            .push(&format!(")\n GROUP BY {columns} HAVING count(*) > 1 LIMIT 1"));
+        sql.as_str().to_owned()
+    }
+
+    /// Every n-th key of the next entries, and the last one read. The inner query is an index-only walk; the table's name is
+    /// kept as its alias, so the same column texts serve inside and outside.
+    fn boundaries(&self) -> ByRange {
+        let name = self.name();
+        let columns = self.key.columns_sql(name);
+        let order = self.key.order_sql(name, false);
+        let key = self.key.array_sql(name);
+        let width = self.key.columns.len();
+        ByRange::new(|has_after| {
+            let range = self.key.range_sql(name, has_after, 1);
+            let params = self.key.range_params(has_after);
+            let (limit, size) = (params + 1, params + 2);
+            // The ceiling is the range's upper end: the last `width` of its parameters.
+            let ceiling: Vec<String> = (0..width)
+                .map(|i| format!("${}::{}", params - width + 1 + i, self.key.columns[i].type_sql))
+                .collect();
+            let ceiling = ceiling.join(", ");
+            let table = self.table;
+            format!(
+                "SELECT {key}, ((entry - 1) % ${size}) + 1, ({columns}) >= ({ceiling})\n  \
+                 FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS entry, count(*) OVER () AS entries\n          \
+                 FROM (SELECT {columns} FROM {table} WHERE {range} ORDER BY {order} LIMIT ${limit}) AS {name}) AS {name}\n \
+                 WHERE entry % ${size} = 0 OR entry = entries\n ORDER BY entry"
+            )
+        })
+    }
+
+    fn middle(&self) -> ByRange {
+        let name = self.name();
+        let columns = self.key.columns_sql(name);
+        let order = self.key.order_sql(name, false);
+        let key = self.key.array_sql(name);
+        let table = self.table;
+        ByRange::new(|has_after| {
+            let range = self.key.range_sql(name, has_after, 1);
+            format!(
+                "SELECT {key}, entry, entries - entry\n  \
+                 FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS entry, count(*) OVER () AS entries\n          \
+                 FROM (SELECT {columns} FROM {table} WHERE {range} ORDER BY {order}) AS {name}) AS {name}\n \
+                 WHERE entry = greatest(entries / 2, 1)"
+            )
+        })
+    }
+}
+
+/// What a CASE yields when no rule applies.
+#[derive(Clone, Copy)]
+enum Otherwise {
+    Null,
+    Keep,
+}
+
+fn join(terms: &[SqlText], separator: &str) -> SqlText {
+    let mut sql = SqlText::default();
+    for (i, term) in terms.iter().enumerate() {
+        if i > 0 {
+            sql.push(separator);
+        }
+        sql.push(if terms.len() > 1 { "(" } else { "" }).append(term);
+        sql.push(if terms.len() > 1 { ")" } else { "" });
+    }
+    sql
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::KeyColumn;
+
+    fn build(rules: &str, types: &[(&str, &str)]) -> String {
+        let spec = Spec::parse("x", "x.toml", &format!("table = \"t\"\n{rules}")).unwrap();
+        let column = KeyColumn {
+            name: Ident::new("id"),
+            type_sql: "int8".into(),
+            type_name: "bigint".into(),
+        };
+        let key = Key { columns: vec![column] };
+        let targets: Vec<Target> = types
+            .iter()
+            .map(|(name, ty)| Target { name: Ident::new(*name), type_sql: (*ty).to_owned() })
+            .collect();
+        let table = QualifiedName::new("public", "t");
+        let builder = Builder { spec: &spec, table: &table, key: &key, targets: &targets };
+        builder.update(true).as_str().replace('\n', " ")
+    }
+
+    #[test]
+    fn one_fill_rule_is_a_plain_assignment() {
+        let sql =
+            build("[[rule]]\nwhen = \"c = 1\"\nfill = { p = \"ARRAY['x']\" }", &[("p", "text[]")]);
+        let expected = r#"UPDATE "public"."t"    SET "p" = (ARRAY['x'])  WHERE "t"."id" > $1::int8 AND "t"."id" <= $2::int8    AND ("t"."p" IS NULL AND (c = 1) AND (ARRAY['x']) IS NOT NULL)"#;
+        assert_eq!(sql, expected);
+    }
+
+    #[test]
+    fn the_first_rule_that_applies_decides_each_column() {
+        let rules = "[[rule]]\nwhen = \"a\"\nset = { n = \"1\" }\n[[rule]]\nset = { n = \"2\" }\n[[rule]]\nset = { n = \"3\" }";
+        let sql = build(rules, &[("n", "int4")]);
+        assert!(sql.contains("CASE WHEN (a) THEN (1)::int4 ELSE (2)::int4 END"), "{sql}");
+        assert!(sql.ends_with("AND (TRUE)"), "{sql}");
+    }
+
+    #[test]
+    fn columns_of_different_rules_keep_their_value_where_no_rule_applies() {
+        let rules = "[[rule]]\nwhen = \"a\"\nset = { n = \"1\" }\n[[rule]]\nwhen = \"b\"\nfill = { p = \"2\" }";
+        let sql = build(rules, &[("n", "int4"), ("p", "int4")]);
+        assert!(sql.contains(r#""n" = CASE WHEN (a) THEN (1)::int4 ELSE "t"."n" END"#), "{sql}");
+        assert!(
+            sql.contains(r#""p" = COALESCE("t"."p", CASE WHEN (b) THEN (2)::int4 END)"#),
+            "{sql}"
+        );
+    }
+}

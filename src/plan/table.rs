@@ -1,0 +1,228 @@
+//! What the catalogs say about the target table.
+
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error};
+
+use crate::sql::QualifiedName;
+
+/// The target table.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Its identity.
+    pub oid: u32,
+    /// Its name.
+    pub name: QualifiedName,
+    /// `pg_class.relkind`.
+    pub kind: String,
+    /// `pg_class.relpersistence`.
+    pub persistence: String,
+    /// Whether other tables inherit from it (not counting partitions).
+    pub has_children: bool,
+    /// Whether row-level security applies to this role.
+    pub row_security: bool,
+    /// `pg_class.relreplident`.
+    pub replica_identity: String,
+    /// Age of its oldest transaction id.
+    pub frozen_age: i64,
+    /// Whether this role may read it.
+    pub may_select: bool,
+    /// Heap bytes, over all partitions.
+    pub heap_bytes: i64,
+    /// Fill factor.
+    pub fillfactor: i32,
+    /// Its columns.
+    pub columns: Vec<Column>,
+    /// Its indexes.
+    pub indexes: Vec<Index>,
+}
+
+/// A column.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// Its number.
+    pub attnum: i16,
+    /// Its name.
+    pub name: String,
+    /// Its type as SQL, without length or precision.
+    pub type_sql: String,
+    /// Its type as people write it.
+    pub type_name: String,
+    /// Whether it is generated, or an identity that is always generated.
+    pub is_generated: bool,
+    /// Whether this role may write it.
+    pub may_update: bool,
+    /// Whether it decides which partition a row lives in.
+    pub is_partition_key: bool,
+}
+
+/// An index, as far as cutting by it goes.
+#[derive(Clone, Debug)]
+pub struct Index {
+    /// Its name.
+    pub name: String,
+    /// Whether it is the primary key.
+    pub is_primary: bool,
+    /// Its key columns; a None is an expression.
+    pub columns: Vec<Option<String>>,
+    /// Why chunks cannot be cut by it; empty when they can.
+    pub faults: Vec<&'static str>,
+    /// Whether it mentions a column: as key, in an expression or in its predicate. By attribute number.
+    pub mentions: Vec<i16>,
+    /// Whether an update of a mentioned column must touch it (all but BRIN on 16 and later).
+    pub prevents_hot: bool,
+}
+
+/// Finds the table; None when there is none of that name.
+pub async fn find(client: &Client, name: &str) -> Result<Option<Table>, Error> {
+    let sql = "select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
+                      c.relkind = 'r' and exists (select from pg_catalog.pg_inherits where inhparent = c.oid),
+                      pg_catalog.row_security_active(c.oid), c.relreplident::text,
+                      case when c.relfrozenxid = '0'::xid then 0 else pg_catalog.age(c.relfrozenxid) end::bigint,
+                      pg_catalog.has_table_privilege(c.oid, 'select'),
+                      case when c.relkind = 'p'
+                           then (select coalesce(sum(pg_catalog.pg_relation_size(relid)), 0)::bigint
+                                   from pg_catalog.pg_partition_tree(c.oid) where isleaf)
+                           when c.relkind = 'r' then pg_catalog.pg_relation_size(c.oid) else 0 end,
+                      coalesce((select option_value::integer from pg_catalog.pg_options_to_table(c.reloptions)
+                                 where option_name = 'fillfactor'), 100)
+                 from pg_catalog.pg_class c
+                 join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                where c.oid = pg_catalog.to_regclass($1)";
+    let rows = client.query_typed(sql, &[(&name, Type::TEXT)]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let oid: u32 = row.get(0);
+    Ok(Some(Table {
+        oid,
+        name: QualifiedName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+        kind: row.get(3),
+        persistence: row.get(4),
+        has_children: row.get(5),
+        row_security: row.get(6),
+        replica_identity: row.get(7),
+        frozen_age: row.get(8),
+        may_select: row.get(9),
+        heap_bytes: row.get(10),
+        fillfactor: row.get(11),
+        columns: columns(client, oid).await?,
+        indexes: indexes(client, oid).await?,
+    }))
+}
+
+async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
+    let sql = "select a.attnum, a.attname::text,
+                      pg_catalog.quote_ident(tn.nspname) || '.' || pg_catalog.quote_ident(t.typname),
+                      pg_catalog.format_type(a.atttypid, a.atttypmod),
+                      a.attgenerated <> '' or a.attidentity = 'a',
+                      pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'update'),
+                      coalesce(a.attnum = any (p.partattrs::int2[]), false)
+                 from pg_catalog.pg_attribute a
+                 join pg_catalog.pg_type t on t.oid = a.atttypid
+                 join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
+                 left join pg_catalog.pg_partitioned_table p on p.partrelid = a.attrelid
+                where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
+                order by a.attnum";
+    let rows = client.query_typed(sql, &[(&oid, Type::OID)]).await?;
+    let column = |row: &tokio_postgres::Row| Column {
+        attnum: row.get(0),
+        name: row.get(1),
+        type_sql: row.get(2),
+        type_name: row.get(3),
+        is_generated: row.get(4),
+        may_update: row.get(5),
+        is_partition_key: row.get(6),
+    };
+    Ok(rows.iter().map(column).collect())
+}
+
+async fn indexes(client: &Client, oid: u32) -> Result<Vec<Index>, Error> {
+    let sql = "select ic.relname::text, i.indisprimary,
+                      (select array_agg(a.attname::text order by k.ord)
+                         from unnest(i.indkey::int2[]) with ordinality k (attnum, ord)
+                         left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+                        where k.ord <= i.indnkeyatts),
+                      am.amname = 'btree', i.indisunique, i.indisvalid and i.indisready, i.indimmediate,
+                      i.indpred is null, i.indexprs is null,
+                      (select coalesce(bool_and(a.attnotnull), false)
+                              and count(distinct k.opt & 1) = 1
+                         from unnest(i.indkey::int2[], i.indoption::int2[]) with ordinality k (attnum, opt, ord)
+                         join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+                        where k.ord <= i.indnkeyatts),
+                      (select coalesce(bool_and(a.attnotnull), false)
+                         from unnest(i.indkey::int2[]) with ordinality k (attnum, ord)
+                         join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+                        where k.ord <= i.indnkeyatts),
+                      (select coalesce(bool_and(k.coll = a.attcollation and o.opcdefault), false)
+                         from unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[])
+                              with ordinality k (attnum, coll, opclass, ord)
+                         join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+                         join pg_catalog.pg_opclass o on o.oid = k.opclass
+                        where k.ord <= i.indnkeyatts),
+                      (select array_agg(distinct m.attnum)
+                         from (select unnest(i.indkey::int2[]) as attnum
+                               union
+                               select d.refobjsubid::int2 from pg_catalog.pg_depend d
+                                where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = i.indexrelid
+                                  and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid = i.indrelid) m
+                        where m.attnum > 0),
+                      not (am.amname = 'brin' and current_setting('server_version_num')::int >= 160000)
+                 from pg_catalog.pg_index i
+                 join pg_catalog.pg_class ic on ic.oid = i.indexrelid
+                 join pg_catalog.pg_am am on am.oid = ic.relam
+                where i.indrelid = $1
+                order by i.indisprimary desc, ic.relname";
+    let rows = client.query_typed(sql, &[(&oid, Type::OID)]).await?;
+    Ok(rows.iter().map(read_index).collect())
+}
+
+fn read_index(row: &tokio_postgres::Row) -> Index {
+    let flag = |i: usize| row.get::<_, bool>(i);
+    let no_expressions = flag(8);
+    let checks = [
+        (flag(3), "it is not a btree"),
+        (flag(4), "it is not unique"),
+        (flag(5), "it is not valid"),
+        (flag(6), "it is deferrable: two rows may share a key until COMMIT"),
+        (flag(7), "it is partial: rows outside its predicate would be skipped"),
+        (no_expressions, "it is on an expression"),
+        (
+            !no_expressions || flag(10),
+            "a column of it may be NULL: rows with NULL would be skipped",
+        ),
+        (!no_expressions || !flag(10) || flag(9), "its columns are sorted in different directions"),
+        (
+            !no_expressions || flag(11),
+            "it sorts differently from its columns (collation or operator class)",
+        ),
+    ];
+    Index {
+        name: row.get(0),
+        is_primary: row.get(1),
+        columns: row.get(2),
+        faults: checks.into_iter().filter(|(holds, _)| !holds).map(|(_, fault)| fault).collect(),
+        mentions: row.get::<_, Option<Vec<i16>>>(12).unwrap_or_default(),
+        prevents_hot: flag(13),
+    }
+}
+
+impl Table {
+    /// The column of a name.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// What it is, in words, when it is not something to backfill.
+    pub fn unsuitable(&self) -> Option<&'static str> {
+        match (self.kind.as_str(), self.persistence.as_str()) {
+            ("v", _) => Some("a view"),
+            ("m", _) => Some("a materialized view"),
+            ("f", _) => Some("a foreign table"),
+            ("r" | "p", "t") => Some("a temporary table, which other sessions cannot see"),
+            ("r" | "p", _) if self.name.schema.as_str() == "pg_catalog" => Some("a system catalog"),
+            ("r", _) if self.has_children => {
+                Some("a parent of inherited tables, whose rows no single unique index covers")
+            }
+            ("r" | "p", _) => None,
+            _ => Some("no table"),
+        }
+    }
+}
