@@ -1,0 +1,176 @@
+//! Cuts chunks from the index, and cuts them again when they do not go through.
+//!
+//! Cutting moves the end of the last chunk forward and creates the new ones in one transaction, so the key space up to it is always
+//! covered without gap or overlap. Each cut reads the index from where the last one ended: no offset from the beginning, no
+//! arithmetic on keys.
+
+use std::time::Instant;
+
+use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::{Fault, RangeParams, Setback, Work};
+use crate::db::roll_back;
+use crate::db::session::Bounds;
+use crate::key::{Bound, KeyRange};
+use crate::state::{Chunk, Cut};
+
+/// The next chunks.
+#[derive(Debug)]
+pub struct Sliced {
+    /// In key order.
+    pub chunks: Vec<Chunk>,
+    /// Whether the last ends at the ceiling.
+    pub fully_cut: bool,
+}
+
+/// What became of a chunk that was to be halved.
+#[derive(Debug)]
+pub enum Halved {
+    /// It keeps the lower part; the second is new.
+    Parts(Chunk, Chunk),
+    /// It holds this one row, which cannot be halved.
+    Single(Bound),
+    /// It holds no row any more.
+    Empty,
+    /// An earlier attempt had committed it: its rows.
+    Done(i64),
+}
+
+/// Cuts up to `count` chunks of `size` entries behind the last one.
+pub async fn cut(work: &Work, size: u32, count: u32) -> Result<Sliced, Setback> {
+    transact(work, async |client: &Client, started: &mut Instant| {
+        let bounds = Bounds::LOOKUP;
+        let store = |error, started: &Instant| {
+            Setback::from_store(error, started.elapsed(), bounds.statement)
+        };
+        let (after, fully_cut) = work
+            .store
+            .lock_cut(client, work.run_id, work.epoch)
+            .await
+            .map_err(|e| store(e, started))?;
+        let (Some(ceiling), false) = (&work.ceiling, fully_cut) else {
+            return Ok(Sliced { chunks: Vec::new(), fully_cut: true });
+        };
+        let range = KeyRange { after, upto: ceiling.clone() };
+        let (size, limit) = (i64::from(size), i64::from(size) * i64::from(count));
+        let params = RangeParams::new(&range);
+        let mut bind = params.typed();
+        bind.extend([(&limit as &(dyn ToSql + Sync), Type::INT8), (&size, Type::INT8)]);
+        *started = Instant::now();
+        let rows = client.query_typed(work.sql.boundaries.get(range.after.is_some()), &bind).await;
+        let rows = rows.map_err(|error| {
+            Setback::Fault(Fault::from_error(&error, started.elapsed(), bounds.statement))
+        })?;
+        let mut cuts: Vec<Cut> = rows
+            .iter()
+            .map(|row| Cut { upto: Bound(row.get(0)), keys: row.get::<_, i64>(1) as i32 })
+            .collect();
+        let read: i64 = cuts.iter().map(|cut| i64::from(cut.keys)).sum();
+        let fully_cut = read < limit || rows.last().is_some_and(|row| row.get(2));
+        if fully_cut {
+            end_at_ceiling(&mut cuts, ceiling);
+        }
+        let chunks = work
+            .store
+            .cut_chunks(client, work.run_id, range.after.as_ref(), &cuts, fully_cut)
+            .await;
+        Ok(Sliced { chunks: chunks.map_err(|e| store(e, started))?, fully_cut })
+    })
+    .await
+}
+
+/// The last chunk ends at the ceiling itself, even when the row that had it is gone: a row that comes back below the ceiling must lie
+/// in a chunk.
+fn end_at_ceiling(cuts: &mut Vec<Cut>, ceiling: &Bound) {
+    match cuts.last_mut() {
+        Some(last) => last.upto = ceiling.clone(),
+        None => cuts.push(Cut { upto: ceiling.clone(), keys: 0 }),
+    }
+}
+
+/// Halves a chunk at the middle of the entries it has now.
+pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
+    transact(work, async |client: &Client, started: &mut Instant| {
+        let bounds = Bounds::LOOKUP;
+        let store = |error, started: &Instant| {
+            Setback::from_store(error, started.elapsed(), bounds.statement)
+        };
+        let at = work.address(chunk.seq);
+        let claim = work.store.claim(client, at).await.map_err(|e| store(e, started))?;
+        if let Some(rows) = claim.done_rows {
+            return Ok(Halved::Done(rows));
+        }
+        let params = RangeParams::new(&claim.range);
+        *started = Instant::now();
+        let sql = work.sql.middle.get(claim.range.after.is_some());
+        let rows = client.query_typed(sql, &params.typed()).await.map_err(|error| {
+            Setback::Fault(Fault::from_error(&error, started.elapsed(), bounds.statement))
+        })?;
+        let Some(row) = rows.first() else { return Ok(Halved::Empty) };
+        let middle = Bound(row.get(0));
+        let keys = (row.get::<_, i64>(1) as i32, row.get::<_, i64>(2) as i32);
+        if keys.1 == 0 {
+            return Ok(Halved::Single(middle));
+        }
+        let upper =
+            work.store.split(client, at, &middle, keys).await.map_err(|e| store(e, started))?;
+        let range = KeyRange { after: claim.range.after, upto: middle };
+        Ok(Halved::Parts(Chunk { seq: chunk.seq, range, keys: keys.0, attempts: 0 }, upper))
+    })
+    .await
+}
+
+/// Sets the only row of a chunk aside and marks the chunk done, in one transaction.
+pub async fn set_aside(
+    work: &Work,
+    chunk: &Chunk,
+    key: &Bound,
+    fault: &Fault,
+) -> Result<(), Setback> {
+    transact(work, async |client: &Client, started: &mut Instant| {
+        let at = work.address(chunk.seq);
+        let code = fault.sqlstate.as_deref().unwrap_or("XX000");
+        let statements = async {
+            if work.store.claim(client, at).await?.done_rows.is_some() {
+                return Ok(());
+            }
+            work.store.release(client, at).await?;
+            work.store.quarantine(client, at, key, code, &fault.message).await?;
+            work.store.settle(client, at, 0, 0).await
+        };
+        let bound = Bounds::LOOKUP.statement;
+        statements.await.map_err(|error| Setback::from_store(error, started.elapsed(), bound))
+    })
+    .await
+}
+
+/// Runs `body` in a transaction of its own; COMMIT when it succeeds, ROLLBACK when not. `body` notes when its statements begin, so that
+/// a timeout can be told from a cancel.
+async fn transact<T>(
+    work: &Work,
+    body: impl AsyncFnOnce(&Client, &mut Instant) -> Result<T, Setback>,
+) -> Result<T, Setback> {
+    let connection = work.database.get().await.map_err(|error| Setback::from_connect(&error))?;
+    let mut started = Instant::now();
+    let fault = |error: tokio_postgres::Error, started: Instant| {
+        Setback::Fault(Fault::from_error(&error, started.elapsed(), Bounds::LOOKUP.statement))
+    };
+    let done = match work.session.begin(&connection, Bounds::LOOKUP).await {
+        Ok(()) => body(&connection, &mut started).await,
+        Err(error) => Err(fault(error, started)),
+    };
+    match done {
+        Ok(value) => match connection.batch_execute("COMMIT").await {
+            Ok(()) => Ok(value),
+            Err(error) => {
+                roll_back(connection).await;
+                Err(fault(error, started))
+            }
+        },
+        Err(setback) => {
+            roll_back(connection).await;
+            Err(setback)
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Signals, and requests from other sessions.
+
+use std::time::Duration;
+
+use super::Stop;
+use super::dispatcher::{Dispatcher, Ending};
+use super::worker::Begun;
+use crate::db::lock::{self, Attempt};
+use crate::event::Event;
+use crate::settings::{Limits, Origin, Rate, Setting};
+use crate::state::{RunState, Tuned};
+
+/// The limits with what an operator tuned put over them.
+pub fn tuned_limits(base: &Limits, tuned: &Tuned) -> Limits {
+    fn over<T: Copy>(setting: Setting<T>, tuned: Option<T>) -> Setting<T> {
+        tuned.map_or(setting, |value| Setting { value, origin: Origin::Tune })
+    }
+    Limits {
+        workers: over(base.workers, tuned.workers),
+        rate: over(base.rate, tuned.rate_rows_per_s.map(Rate::rows_per_second)),
+        chunk_time: over(base.chunk_time, tuned.chunk_time_ms.map(Duration::from_millis)),
+        ..*base
+    }
+}
+
+impl Dispatcher<'_> {
+    /// A signal arrived: drain with the first, cancel on the server with the second.
+    pub(super) async fn signalled(&mut self) {
+        let stop = *self.stop.borrow_and_update();
+        if stop >= Stop::Drain {
+            self.end(Ending::Drain("stopped by a signal".to_owned()));
+        }
+        if stop == Stop::Cancel {
+            let tokens: Vec<_> =
+                self.in_flight.values().filter_map(|chunk| chunk.token.clone()).collect();
+            for token in tokens {
+                self.cancel(&token).await;
+            }
+        }
+    }
+
+    /// A chunk has its connection; when everything is being cancelled, so is this one.
+    pub(super) async fn note_token(&mut self, begun: Begun) {
+        if *self.stop.borrow() == Stop::Cancel {
+            self.cancel(&begun.token).await;
+        }
+        if let Some(in_flight) = self.in_flight.get_mut(&begun.seq) {
+            in_flight.token = Some(begun.token);
+        }
+    }
+
+    async fn cancel(&self, token: &tokio_postgres::CancelToken) {
+        if let Err(error) = self.work.database.cancel(token).await {
+            tracing::warn!(error = %error, "a statement could not be cancelled on the server");
+        }
+    }
+
+    /// Once a second: requests, what other sessions may see, and the courtesy lock.
+    pub(super) async fn tick(&mut self) {
+        self.read_control().await;
+        if self.is_unpublished && self.ending.is_none() {
+            self.publish().await;
+        }
+        if self.lock.as_ref().is_some_and(|lock| !lock.is_alive()) {
+            self.retake_lock().await;
+        }
+    }
+
+    /// Reads what was asked of the run, and whether it is still ours.
+    pub(super) async fn read_control(&mut self) {
+        let Ok(client) = self.work.database.get().await else {
+            return self.absent("the server cannot be reached");
+        };
+        let control = match self.work.store.control(&client, self.work.run_id).await {
+            Ok(control) => control,
+            Err(error) => return self.absent(&error.to_string()),
+        };
+        self.absent_since = None;
+        if control.epoch != self.work.epoch {
+            return self.end(Ending::TakenOver);
+        }
+        match control.state {
+            RunState::Running => {}
+            state => self.end(Ending::Drain(format!("the run is {}", state.as_str()))),
+        }
+        if control.version != self.control_version {
+            self.control_version = control.version;
+            self.apply(&control.tuned);
+        }
+    }
+
+    fn apply(&mut self, tuned: &Tuned) {
+        let limits = tuned_limits(&self.start.base, tuned);
+        if limits == self.limits {
+            return;
+        }
+        self.limits = limits;
+        self.sizer.set_target(limits.chunk_time.value);
+        self.rate.send_replace(limits.rate);
+        self.work.database.resize(super::pool_size(limits.workers.value));
+        self.is_unpublished = true;
+        self.listener.hear(&Event::Tuned {
+            workers: limits.workers.value,
+            rate_rows_per_s: limits.rate.value.map(Rate::get),
+            chunk_time_ms: limits.chunk_time.value.as_millis() as u64,
+        });
+    }
+
+    /// Shows other sessions the limits and the verdict.
+    async fn publish(&mut self) {
+        let Ok(client) = self.work.database.get().await else { return };
+        let (store, run_id, limits) = (&self.work.store, self.work.run_id, &self.limits);
+        let rate = limits.rate.value.map(Rate::get);
+        let chunk_time = limits.chunk_time.value.as_millis() as i32;
+        let limited =
+            store.publish_limits(&client, run_id, limits.workers.value, rate, chunk_time).await;
+        let verdict = self.verdict();
+        let told = store.publish_throttle(&client, run_id, verdict.word(), verdict.reason()).await;
+        self.is_unpublished = limited.and(told).is_err();
+    }
+
+    /// The lock's connection broke. Exactness does not depend on it: when somebody else has it, the epoch tells.
+    async fn retake_lock(&mut self) {
+        let key = self.work.store.run_lock(self.work.run_id);
+        if let Ok(Attempt::Held(lock)) = lock::try_acquire(&self.work.database, key).await {
+            self.lock = Some(*lock);
+        }
+    }
+
+    /// Writes to the audit trail; a failure to do so stops nothing.
+    pub(super) async fn audit(&self, event: &str, detail: &str) {
+        let Ok(client) = self.work.database.get().await else { return };
+        let logged =
+            self.work.store.log(&client, self.work.run_id, &self.start.who, event, detail).await;
+        if let Err(error) = logged {
+            tracing::warn!(run.id = self.work.run_id, error = %error, "an event is not in the run's log");
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! The one owner of everything that changes while a run is at work.
+//!
+//! Every turn: start what may start, cut when the queue runs low, then wait for the first of: a chunk's end, a signal, a request, a
+//! payment or a delay that has come due. Nothing else holds state, so there is nothing to lock. What a chunk's error leads to is
+//! in [`super::recovery`], requests from other sessions in [`super::control`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_postgres::CancelToken;
+
+use super::queue::Queue;
+use super::sizer::Sizer;
+use super::worker::{Attempt, Begun, Settled};
+use super::{Outcome, Setback, Stop, Work, chunk_bounds, chunker, worker};
+use crate::db::lock::RunLock;
+use crate::event::{Event, Listener};
+use crate::settings::{Limits, Rate, Setting};
+use crate::state::{Actor, Chunk, RunEvent, RunState, StoreError};
+use crate::throttle::pacer::Pacer;
+use crate::throttle::{RateLimit, Shortage, Throttle, Verdict, strictest};
+
+/// How often requests are read when no chunk's claim brings them.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Chunks to keep ready for each worker: one being cut while one runs. More would be cut with a size that no longer fits.
+const READY_PER_WORKER: usize = 2;
+
+/// Under a rate limit, the share of a second's rows that one chunk may span: the load stays even and a stop takes hold quickly.
+const RATE_SHARE: f64 = 0.25;
+
+/// Pending chunks read at once when a run is taken up again.
+const PAGE: i64 = 1_000;
+
+/// How long the end of a run may take to write down before the runner gives up and leaves it to a resume.
+const CONCLUDE_MAX: Duration = Duration::from_secs(30);
+
+/// A chunk that a worker has.
+pub(super) struct InFlight {
+    /// Rows charged for it beforehand.
+    pub(super) charged: f64,
+    /// How to cancel its statement; known once it has a connection.
+    pub(super) token: Option<CancelToken>,
+}
+
+/// Why no more chunks are started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// A signal, or an operator's pause or cancel; the run's own state tells which.
+    Drain(String),
+    /// An error that ends the run.
+    Fail(String),
+    /// The server stayed away.
+    Lost(String),
+    /// Another runner has it.
+    TakenOver,
+}
+
+/// What an earlier runner left, and what this one starts from.
+pub struct Start {
+    /// The limits before anything was tuned.
+    pub base: Limits,
+    /// The limits in force.
+    pub limits: Limits,
+    /// The size an earlier runner had reached.
+    pub chunk_rows: Option<u32>,
+    /// The number of the next chunk; pending ones have lower numbers.
+    pub next_seq: i64,
+    /// Whether the ceiling has been reached by cutting.
+    pub fully_cut: bool,
+    /// The run's control version.
+    pub control_version: i32,
+    /// Rows set aside so far.
+    pub quarantined: i64,
+    /// Who we are, for the audit trail.
+    pub who: String,
+}
+
+/// Runs a run. See the module's documentation.
+pub struct Dispatcher<'l> {
+    pub(super) work: Arc<Work>,
+    pub(super) start: Start,
+    pub(super) limits: Limits,
+    pub(super) listener: &'l mut dyn Listener,
+    pub(super) lock: Option<RunLock>,
+    pub(super) stop: watch::Receiver<Stop>,
+    pub(super) queue: Queue,
+    pub(super) in_flight: HashMap<i64, InFlight>,
+    tasks: JoinSet<(Chunk, Attempt)>,
+    begun: (mpsc::UnboundedSender<Begun>, mpsc::UnboundedReceiver<Begun>),
+    pub(super) sizer: Sizer,
+    pub(super) pacer: Pacer,
+    pacer_rate: Option<Rate>,
+    throttles: Vec<Box<dyn Throttle>>,
+    verdict: Verdict,
+    pub(super) is_unpublished: bool,
+    pub(super) rate: watch::Sender<Setting<Option<Rate>>>,
+    pub(super) shortage: watch::Sender<Option<String>>,
+    pub(super) shortage_ends: Option<Instant>,
+    /// The next chunk to start, already charged for.
+    charged: Option<(Chunk, f64)>,
+    pub(super) ending: Option<Ending>,
+    pub(super) absent_since: Option<Instant>,
+    pub(super) control_version: i32,
+    fully_cut: bool,
+    /// The highest chunk number seen; chunks of an unanswered commit have higher ones.
+    pub(super) seen_seq: i64,
+    paged_seq: i64,
+    has_pages: bool,
+    pub(super) cut_due: Option<Instant>,
+    pub(super) must_reload: bool,
+    next_tick: Instant,
+    pub(super) rows: i64,
+    pub(super) failed: i64,
+}
+
+impl<'l> Dispatcher<'l> {
+    /// Takes a run up. The lock is kept until the end.
+    pub fn new(
+        work: Work,
+        start: Start,
+        lock: RunLock,
+        stop: watch::Receiver<Stop>,
+        listener: &'l mut dyn Listener,
+    ) -> Dispatcher<'l> {
+        let limits = start.limits;
+        let (rate, rate_seen) = watch::channel(limits.rate);
+        let (shortage, shortage_seen) = watch::channel(None);
+        let throttles: Vec<Box<dyn Throttle>> =
+            vec![Box::new(RateLimit(rate_seen)), Box::new(Shortage(shortage_seen))];
+        Dispatcher {
+            sizer: Sizer::new(
+                limits.chunk_time.value,
+                limits.chunk_rows_max.value,
+                start.chunk_rows,
+            ),
+            work: Arc::new(work),
+            limits,
+            listener,
+            lock: Some(lock),
+            stop,
+            queue: Queue::default(),
+            in_flight: HashMap::new(),
+            tasks: JoinSet::new(),
+            begun: mpsc::unbounded_channel(),
+            pacer: Pacer::default(),
+            pacer_rate: None,
+            throttles,
+            verdict: Verdict::Proceed,
+            is_unpublished: true,
+            rate,
+            shortage,
+            shortage_ends: None,
+            charged: None,
+            ending: None,
+            absent_since: None,
+            control_version: start.control_version,
+            fully_cut: start.fully_cut,
+            seen_seq: start.next_seq - 1,
+            paged_seq: 0,
+            has_pages: true,
+            cut_due: None,
+            must_reload: false,
+            next_tick: Instant::now(),
+            rows: 0,
+            failed: 0,
+            start,
+        }
+    }
+
+    /// Works until the end or a stop.
+    pub async fn run(mut self) -> Outcome {
+        let begun = Instant::now();
+        loop {
+            self.admit();
+            if self.is_over() {
+                break;
+            }
+            if self.wants_chunks() {
+                self.fetch_chunks().await;
+            } else {
+                self.wait().await;
+            }
+        }
+        let outcome = self.conclude().await;
+        let state = match &outcome {
+            Outcome::Reached(state) => state.as_str(),
+            Outcome::Lost(_) => "interrupted",
+            Outcome::TakenOver => "taken over",
+        };
+        let took_ms = begun.elapsed().as_millis() as u64;
+        self.listener.hear(&Event::Stopped { state, rows: self.rows, took_ms });
+        if let Some(lock) = self.lock.take() {
+            lock.release();
+        }
+        outcome
+    }
+
+    fn is_over(&self) -> bool {
+        let is_done = self.fully_cut
+            && !self.has_pages
+            && !self.must_reload
+            && self.queue.is_empty()
+            && self.charged.is_none();
+        self.in_flight.is_empty() && (self.ending.is_some() || is_done)
+    }
+
+    /// Starts chunks while workers, throttle and budget allow.
+    fn admit(&mut self) {
+        while self.ending.is_none() && self.in_flight.len() < self.limits.workers.value as usize {
+            if let Verdict::Hold(_) = self.ask_throttle() {
+                return;
+            }
+            if self.charged.is_none() {
+                let Some(chunk) = self.queue.pop(Instant::now()) else { return };
+                let estimate = f64::from(chunk.keys) * self.sizer.selectivity();
+                self.pacer.charge(estimate);
+                self.charged = Some((chunk, estimate));
+            }
+            if !self.pacer.pay().is_zero() {
+                return;
+            }
+            if let Some((chunk, charged)) = self.charged.take() {
+                self.in_flight.insert(chunk.seq, InFlight { charged, token: None });
+                let bounds = chunk_bounds(&self.limits);
+                self.tasks.spawn(worker::work(
+                    self.work.clone(),
+                    chunk,
+                    bounds,
+                    self.begun.0.clone(),
+                ));
+            }
+        }
+    }
+
+    /// The binding verdict; a change is told and its rate put into force.
+    fn ask_throttle(&mut self) -> Verdict {
+        let verdict = strictest(&self.throttles);
+        if verdict != self.verdict {
+            let event =
+                Event::Throttle { verdict: verdict.word(), reason: verdict.reason().to_owned() };
+            self.listener.hear(&event);
+            self.verdict = verdict.clone();
+            self.is_unpublished = true;
+        }
+        if verdict.rate() != self.pacer_rate {
+            self.pacer_rate = verdict.rate();
+            self.pacer.set_rate(self.pacer_rate);
+        }
+        verdict
+    }
+
+    fn wants_chunks(&self) -> bool {
+        let workers = self.limits.workers.value as usize;
+        let is_low = self.queue.ready() < workers * READY_PER_WORKER / 2;
+        let has_more = self.has_pages || self.must_reload || !self.fully_cut;
+        let is_due = self.cut_due.is_none_or(|due| due <= Instant::now());
+        self.ending.is_none() && is_low && has_more && is_due
+    }
+
+    /// Pending chunks of earlier runners first, then new ones from the index.
+    async fn fetch_chunks(&mut self) {
+        let fetched =
+            if self.has_pages || self.must_reload { self.load().await } else { self.cut().await };
+        match fetched {
+            Ok(()) => self.cut_due = None,
+            Err(setback) => self.cut_failed(setback),
+        }
+    }
+
+    async fn load(&mut self) -> Result<(), Setback> {
+        let client =
+            self.work.database.get().await.map_err(|error| Setback::from_connect(&error))?;
+        let from = if self.has_pages { self.paged_seq } else { self.seen_seq };
+        let chunks = self.work.store.pending(&client, self.work.run_id, from, PAGE).await;
+        let chunks = chunks.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))?;
+        let first_new = self.start.next_seq;
+        if self.has_pages {
+            let chunks: Vec<Chunk> =
+                chunks.into_iter().filter(|chunk| chunk.seq < first_new).collect();
+            self.has_pages = chunks.len() as i64 == PAGE;
+            self.paged_seq = chunks.last().map_or(self.paged_seq, |chunk| chunk.seq);
+            self.queue.append(chunks);
+        } else {
+            self.must_reload = false;
+            self.saw(&chunks);
+            self.queue.append(chunks);
+        }
+        Ok(())
+    }
+
+    async fn cut(&mut self) -> Result<(), Setback> {
+        let cap = self.verdict.rate().map_or(f64::MAX, |rate| (rate.get() * RATE_SHARE).max(1.0));
+        let size = f64::from(self.sizer.size()).min(cap) as u32;
+        let count = self.limits.workers.value * READY_PER_WORKER as u32;
+        let sliced = chunker::cut(&self.work, size, count).await?;
+        self.saw(&sliced.chunks);
+        self.fully_cut = sliced.fully_cut;
+        self.queue.append(sliced.chunks);
+        Ok(())
+    }
+
+    pub(super) fn saw(&mut self, chunks: &[Chunk]) {
+        self.seen_seq = chunks.iter().map(|chunk| chunk.seq).fold(self.seen_seq, i64::max);
+    }
+
+    /// Waits for the first thing to happen. Every branch is cancel-safe: joining, receiving, watching and sleeping lose nothing when
+    /// another branch wins.
+    async fn wait(&mut self) {
+        let wake = self.wake_at();
+        tokio::select! {
+            Some(joined) = self.tasks.join_next() => {
+                let (chunk, attempt) = joined.expect("a worker does not panic");
+                self.attempted(chunk, attempt).await;
+            }
+            Some(begun) = self.begun.1.recv() => self.note_token(begun).await,
+            Ok(()) = self.stop.changed() => self.signalled().await,
+            () = sleep_until(self.next_tick) => {
+                self.next_tick = Instant::now() + TICK;
+                self.tick().await;
+            }
+            () = sleep_until(wake) => {}
+        }
+        if self.shortage_ends.is_some_and(|ends| ends <= Instant::now()) {
+            self.shortage_ends = None;
+            self.shortage.send_replace(None);
+        }
+    }
+
+    /// When a payment, a delay, a shortage or a cut comes due.
+    fn wake_at(&mut self) -> Instant {
+        let now = Instant::now();
+        let has_room = self.in_flight.len() < self.limits.workers.value as usize;
+        let payment = (self.charged.is_some() && has_room).then(|| now + self.pacer.pay());
+        let due =
+            [payment, self.queue.next_due().filter(|_| has_room), self.shortage_ends, self.cut_due];
+        // A due time in the past is one that something else blocks; the tick looks at it again.
+        due.into_iter().flatten().filter(|due| *due > now).min().unwrap_or(self.next_tick)
+    }
+
+    async fn attempted(&mut self, chunk: Chunk, attempt: Attempt) {
+        let charged = self.in_flight.remove(&chunk.seq).map_or(0.0, |in_flight| in_flight.charged);
+        match attempt {
+            Attempt::Settled(settled) => self.settled(&chunk, &settled, charged).await,
+            Attempt::Refused(state) => {
+                self.pacer.charge(-charged);
+                self.queue.push_front(chunk);
+                self.end(Ending::Drain(format!("the run is {}", state.as_str())));
+            }
+            Attempt::Setback(setback) => {
+                self.pacer.charge(-charged);
+                self.set_back(chunk, setback).await;
+            }
+        }
+    }
+
+    async fn settled(&mut self, chunk: &Chunk, settled: &Settled, charged: f64) {
+        self.absent_since = None;
+        self.queue.forget(chunk.seq);
+        self.pacer.charge(settled.rows as f64 - charged);
+        if !settled.found_done {
+            self.sizer.observe(chunk.keys.max(0) as u32, settled.rows as u32, settled.took);
+        }
+        self.rows += settled.rows;
+        self.listener.hear(&Event::Settled {
+            seq: chunk.seq,
+            rows: settled.rows,
+            keys: i64::from(chunk.keys),
+            took_ms: settled.took.as_millis() as u64,
+            found_done: settled.found_done,
+        });
+        if settled.control_version != self.control_version {
+            self.read_control().await;
+        }
+    }
+
+    /// Stops starting chunks; the first reason stands, except that losing the run outranks all.
+    pub(super) fn end(&mut self, ending: Ending) {
+        if self.ending.is_none() {
+            let reason = match &ending {
+                Ending::Drain(reason) | Ending::Fail(reason) | Ending::Lost(reason) => {
+                    reason.clone()
+                }
+                Ending::TakenOver => "another runner has taken the run over".to_owned(),
+            };
+            self.listener.hear(&Event::Draining { reason, in_flight: self.in_flight.len() });
+        }
+        if self.ending.is_none() || ending == Ending::TakenOver {
+            self.ending = Some(ending);
+        }
+    }
+
+    /// Writes down how the run ended.
+    async fn conclude(&mut self) -> Outcome {
+        let (event, failure) = match self.ending.clone() {
+            Some(Ending::TakenOver) => return Outcome::TakenOver,
+            Some(Ending::Lost(why)) => return Outcome::Lost(why),
+            Some(Ending::Drain(_)) => (RunEvent::Drained, None),
+            Some(Ending::Fail(why)) => (RunEvent::Broke, Some(why)),
+            None if self.failed > 0 => {
+                (RunEvent::Broke, Some(format!("{} chunks were given up", self.failed)))
+            }
+            None => (RunEvent::Finished, None),
+        };
+        let deadline = Instant::now() + CONCLUDE_MAX;
+        loop {
+            match self.write_end(event, failure.as_deref()).await {
+                Ok(state) => return Outcome::Reached(state),
+                Err(Setback::TakenOver) => return Outcome::TakenOver,
+                Err(Setback::Fault(fault)) if Instant::now() > deadline => {
+                    return Outcome::Lost(fault.message);
+                }
+                Err(Setback::Fault(_)) => tokio::time::sleep(Duration::from_millis(500)).await,
+            }
+        }
+    }
+
+    async fn write_end(
+        &mut self,
+        event: RunEvent,
+        failure: Option<&str>,
+    ) -> Result<RunState, Setback> {
+        let client =
+            self.work.database.get().await.map_err(|error| Setback::from_connect(&error))?;
+        let (store, run_id) = (&self.work.store, self.work.run_id);
+        let by = Actor::Runner { epoch: self.work.epoch, failure };
+        let state = match store.transition(&client, run_id, event, by).await {
+            Ok(state) => state,
+            // A commit whose answer was lost: the state was reached by the attempt before.
+            Err(StoreError::Illegal(illegal)) => illegal.from,
+            Err(error) => return Err(Setback::from_store(error, Duration::ZERO, Duration::MAX)),
+        };
+        let detail = match (&self.ending, failure) {
+            (_, Some(failure)) => failure.to_owned(),
+            (Some(Ending::Drain(reason)), None) => reason.clone(),
+            _ => format!("{} rows by this runner", self.rows),
+        };
+        let logged = store.log(&client, run_id, &self.start.who, state.as_str(), &detail).await;
+        if let Err(error) = logged {
+            tracing::warn!(run.id = run_id, error = %error, "the end of the run is not in its log");
+        }
+        Ok(state)
+    }
+
+    /// The verdict as last told.
+    pub(super) fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+}

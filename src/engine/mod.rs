@@ -1,0 +1,169 @@
+//! Runs the chunks of a run, exactly once each, at the pace that is allowed.
+//!
+//! One task, the [`dispatcher`], owns everything that changes: the queue, the limits, the sizer, the pacer, what is in flight. A
+//! [`worker`] takes one chunk through one transaction and reports; it shares nothing. The [`chunker`] cuts the next chunks behind the
+//! last one, and halves those that do not go through. Resuming is starting: pending chunks come first, then cutting goes on where it
+//! ended.
+//!
+//! A chunk's future is never cancelled from outside. Its time is bounded on the server; a second signal cancels the statement there,
+//! and the chunk's own error path ends the transaction.
+
+pub mod chunker;
+mod control;
+pub mod dispatcher;
+pub mod queue;
+mod recovery;
+pub mod retry;
+pub mod sizer;
+pub mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::types::{ToSql, Type};
+
+pub use control::tuned_limits;
+
+use crate::db::session::Bounds;
+use crate::db::{Class, Database, Session};
+use crate::key::{Bound, KeyRange};
+use crate::plan::ChunkSql;
+use crate::settings::Limits;
+use crate::state::{Address, RunState, Store, StoreError};
+
+/// Everything a run needs that does not change while it is at work. Shared by the dispatcher and its workers.
+#[derive(Clone)]
+pub struct Work {
+    /// The way to the server.
+    pub database: Database,
+    /// The state tables.
+    pub store: Arc<Store>,
+    /// The statements.
+    pub sql: Arc<ChunkSql>,
+    /// What every transaction pins.
+    pub session: Session,
+    /// The run.
+    pub run_id: i64,
+    /// Our epoch.
+    pub epoch: i32,
+    /// The greatest key; none when there is nothing to cut.
+    pub ceiling: Option<Bound>,
+    /// Whether chunks whose row was set aside are being tried again.
+    pub has_quarantine: bool,
+}
+
+impl Work {
+    fn address(&self, seq: i64) -> Address {
+        Address { run_id: self.run_id, epoch: self.epoch, seq }
+    }
+}
+
+/// How a runner's work ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The run reached this state.
+    Reached(RunState),
+    /// The server stayed away; the run is as it was, to be resumed.
+    Lost(String),
+    /// Another runner has taken the run over.
+    TakenOver,
+}
+
+/// How far a stop has been asked for. Ordered: it only ever rises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// Not at all.
+    #[default]
+    No,
+    /// Start no chunk; let those in flight settle.
+    Drain,
+    /// Cancel the statements in flight on the server.
+    Cancel,
+}
+
+/// A chunk that was not committed, and why.
+#[derive(Debug)]
+pub struct Fault {
+    /// What to do about it.
+    pub class: Class,
+    /// The server's code, when it spoke.
+    pub sqlstate: Option<String>,
+    /// The server's words.
+    pub message: String,
+}
+
+impl Fault {
+    fn from_error(error: &tokio_postgres::Error, elapsed: Duration, timeout: Duration) -> Fault {
+        Fault {
+            class: crate::db::classify(error, elapsed, timeout),
+            sqlstate: crate::db::error::sqlstate(error).map(str::to_owned),
+            message: crate::db::message(error),
+        }
+    }
+}
+
+/// Why a step of the engine did not succeed.
+#[derive(Debug)]
+pub enum Setback {
+    /// An error of the server or the network.
+    Fault(Fault),
+    /// Our epoch is over.
+    TakenOver,
+}
+
+impl Setback {
+    fn from_store(error: StoreError, elapsed: Duration, timeout: Duration) -> Setback {
+        match error {
+            StoreError::EpochOver => Setback::TakenOver,
+            StoreError::Statement(_, error) => {
+                Setback::Fault(Fault::from_error(&error, elapsed, timeout))
+            }
+            other => Setback::Fault(Fault {
+                class: Class::Fatal,
+                sqlstate: None,
+                message: other.to_string(),
+            }),
+        }
+    }
+
+    fn from_connect(error: &crate::db::ConnectError) -> Setback {
+        Setback::Fault(match error {
+            crate::db::ConnectError::Refused { source, .. } => {
+                let mut fault = Fault::from_error(source, Duration::ZERO, Duration::MAX);
+                // A password changed in the middle of a run, or a database being renamed: waiting may mend it, and
+                // [`retry::ABSENCE_MAX`] bounds the wait.
+                if fault.class == Class::Fatal {
+                    fault.class = Class::Connection;
+                }
+                fault
+            }
+            _ => Fault { class: Class::Connection, sqlstate: None, message: error.to_string() },
+        })
+    }
+}
+
+/// Parameters of a range, as the driver wants them.
+struct RangeParams(Vec<String>);
+
+impl RangeParams {
+    fn new(range: &KeyRange) -> RangeParams {
+        RangeParams(range.params().into_iter().map(str::to_owned).collect())
+    }
+
+    fn typed(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
+        self.0.iter().map(|text| (text as &(dyn ToSql + Sync), Type::TEXT)).collect()
+    }
+}
+
+/// Time bounds of a chunk: a statement may take four times the chunk time and at least 2 s, then the chunk is halved.
+///
+/// Less would halve chunks for an ordinary checkpoint's stall; more would hold row locks longer than applications wait.
+pub fn chunk_bounds(limits: &Limits) -> Bounds {
+    let statement = (limits.chunk_time.value * 4).max(Duration::from_secs(2));
+    Bounds { lock: limits.lock_timeout.value, statement }
+}
+
+/// Connections a run may use: one for each worker, and one each for cutting, requests, the lock, and a spare for looking around.
+pub fn pool_size(workers: u32) -> usize {
+    workers as usize + 4
+}

@@ -1,0 +1,158 @@
+//! How many key entries the next chunk spans, so that it takes about the time it should. Pure.
+//!
+//! Driven by rows written, not by rows scanned: a stretch with nothing to do is fast and says nothing about the stretch behind it.
+
+use std::time::Duration;
+
+/// Size of the first chunk: small, because its cost is unknown, yet above the cost of a round trip.
+const START: f64 = 500.0;
+
+/// Smallest size the sizer asks for by itself; below, the round trips cost more than the work. A timeout still halves further.
+const FLOOR: f64 = 100.0;
+
+/// Largest size that chunks without any work grow to: enough to cross a finished stretch quickly, and what follows it would still
+/// take about a second at the slowest rates seen.
+const IDLE_MAX: f64 = 5_000.0;
+
+/// Most entries to scan for one entry written: beyond that, scanning is the cost and a chunk's time says nothing about rows.
+const SCAN_FACTOR: f64 = 20.0;
+
+/// Growth a chunk may have over the one before it.
+const GROWTH: f64 = 1.5;
+
+/// Weight of the newest chunk in the averages.
+const ALPHA: f64 = 0.4;
+
+/// Chooses the size of chunks from what they cost.
+#[derive(Clone, Debug)]
+pub struct Sizer {
+    target: Duration,
+    max: f64,
+    size: f64,
+    ms_per_row: Option<f64>,
+    selectivity: f64,
+}
+
+impl Sizer {
+    /// Aims at `target` with at most `max` entries; `known` is the size an earlier runner had reached.
+    pub fn new(target: Duration, max: u32, known: Option<u32>) -> Sizer {
+        let max = f64::from(max);
+        let start = known.map_or(START, f64::from);
+        Sizer { target, max, size: start.clamp(1.0, max), ms_per_row: None, selectivity: 1.0 }
+    }
+
+    /// Entries for the next chunk; at least one.
+    pub fn size(&self) -> u32 {
+        self.size as u32
+    }
+
+    /// Rows written for an entry scanned, on average.
+    pub fn selectivity(&self) -> f64 {
+        self.selectivity
+    }
+
+    /// Aims at another time from here on.
+    pub fn set_target(&mut self, target: Duration) {
+        let ratio = target.as_secs_f64() / self.target.as_secs_f64();
+        self.target = target;
+        if ratio < 1.0 {
+            self.set((self.size * ratio).min(self.size));
+        }
+    }
+
+    /// Learns from a settled chunk.
+    pub fn observe(&mut self, keys: u32, rows: u32, took: Duration) {
+        let took_ms = took.as_secs_f64() * 1000.0;
+        let target_ms = self.target.as_secs_f64() * 1000.0;
+        let keys = f64::from(keys.max(1));
+        if rows == 0 {
+            self.selectivity *= 1.0 - ALPHA / 4.0;
+            if took_ms < target_ms / 2.0 && self.size < IDLE_MAX {
+                self.set((self.size * GROWTH).min(IDLE_MAX));
+            }
+            return;
+        }
+        let blend = |old: Option<f64>, new: f64| old.map_or(new, |old| old + ALPHA * (new - old));
+        let cost = blend(self.ms_per_row, took_ms / f64::from(rows));
+        self.ms_per_row = Some(cost);
+        self.selectivity =
+            blend(Some(self.selectivity), f64::from(rows) / keys).clamp(0.000_1, 1.0);
+        let rows_wanted = target_ms / cost.max(0.000_1);
+        let wanted = (rows_wanted / self.selectivity).min(rows_wanted * SCAN_FACTOR);
+        // A chunk far over its time is believed at once, whatever the average says.
+        let wanted =
+            if took_ms > 2.0 * target_ms { wanted.min(keys * target_ms / took_ms) } else { wanted };
+        self.set(wanted.min(self.size * GROWTH));
+    }
+
+    /// A chunk of this many entries did not fit its time at all.
+    pub fn too_big(&mut self, keys: u32) {
+        self.set(self.size.min(f64::from(keys) / 2.0));
+    }
+
+    fn set(&mut self, size: f64) {
+        self.size = size.clamp(FLOOR.min(self.max), self.max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGET: Duration = Duration::from_millis(500);
+
+    fn settle(sizer: &mut Sizer, us_per_row: f64, share: f64) -> u32 {
+        let keys = sizer.size();
+        let rows = (f64::from(keys) * share) as u32;
+        let took = Duration::from_secs_f64(f64::from(rows) * us_per_row / 1e6 + 0.001);
+        sizer.observe(keys, rows, took);
+        keys
+    }
+
+    #[test]
+    fn it_converges_on_the_target_and_grows_by_half_at_most() {
+        let mut sizer = Sizer::new(TARGET, 50_000, None);
+        let mut before = 500;
+        for _ in 0..20 {
+            let keys = settle(&mut sizer, 50.0, 1.0);
+            assert!(f64::from(keys) <= f64::from(before) * 1.5 + 1.0);
+            before = keys;
+        }
+        assert!((9_000..11_000).contains(&sizer.size()), "{}", sizer.size());
+    }
+
+    #[test]
+    fn it_shrinks_at_once() {
+        let mut sizer = Sizer::new(TARGET, 50_000, Some(10_000));
+        sizer.observe(10_000, 10_000, Duration::from_secs(5));
+        assert_eq!(sizer.size(), 1_000);
+        sizer.too_big(1_000);
+        assert_eq!(sizer.size(), 500);
+    }
+
+    #[test]
+    fn a_long_gap_does_not_inflate_the_size() {
+        let mut sizer = Sizer::new(TARGET, 50_000, None);
+        for _ in 0..1_000 {
+            settle(&mut sizer, 50.0, 0.0);
+        }
+        assert_eq!(sizer.size(), 5_000);
+        // A single row in thousands is no reason to scan without bound either.
+        for _ in 0..100 {
+            sizer.observe(sizer.size(), 1, Duration::from_millis(5));
+        }
+        assert!(sizer.size() <= 2_000, "{}", sizer.size());
+    }
+
+    #[test]
+    fn floor_and_ceiling_hold() {
+        let mut sizer = Sizer::new(TARGET, 3_000, None);
+        for _ in 0..50 {
+            settle(&mut sizer, 0.1, 1.0);
+        }
+        assert_eq!(sizer.size(), 3_000);
+        sizer.observe(3_000, 3_000, Duration::from_secs(3_000));
+        assert_eq!(sizer.size(), 100);
+        assert_eq!(Sizer::new(TARGET, 7, None).size(), 7);
+    }
+}
