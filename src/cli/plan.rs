@@ -1,0 +1,232 @@
+//! `plan`: what a run would do, tried on the live table and rolled back.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::context::Context;
+use super::failure::{Exit, Failure};
+use super::{AcceptFlags, LimitFlags, print, print_json};
+use crate::event::{bytes, count, duration};
+use crate::plan::{Accepted, Plan, Rehearsal, rehearse};
+use crate::settings::Limits;
+use crate::spec::Spec;
+use crate::state::Tuned;
+
+/// What the rehearsed chunk says about the whole run.
+#[derive(Debug, Serialize)]
+struct Estimate {
+    chunks: i64,
+    wal_bytes: i64,
+    before_image_bytes: i64,
+    seconds_low: f64,
+    seconds_high: f64,
+}
+
+/// `backfill plan NAME`.
+pub(super) async fn plan(
+    ctx: &Context,
+    name: &str,
+    flags: LimitFlags,
+    accepted: AcceptFlags,
+) -> Result<Exit, Failure> {
+    let spec = ctx.spec(name)?;
+    let (_, limits) = ctx.limits(flags.layer(), &spec, &Tuned::default())?;
+    let client = ctx.connect().await?;
+    let accepted = Accepted { subscribers_prepared: accepted.subscribers_prepared };
+    let plan = Plan::make(&client, &spec, ctx.store.schema(), accepted).await?;
+    let rehearsed = rehearse::rehearse(&client, &plan).await?;
+    if ctx.json {
+        print_json(&as_json(&spec, &plan, &rehearsed, &limits));
+    } else {
+        print(&as_text(&spec, &plan, &rehearsed, &limits, ctx.verbose));
+    }
+    Ok(Exit::Done)
+}
+
+type Rehearsed = Result<Option<Rehearsal>, String>;
+
+fn estimate(plan: &Plan, rehearsed: &Rehearsed, limits: &Limits) -> Option<Estimate> {
+    let rehearsal = rehearsed.as_ref().ok()?.as_ref().filter(|rehearsal| rehearsal.rows > 0)?;
+    let rows = rehearsal.rows as f64;
+    let ms_per_row = rehearsal.took.as_secs_f64() * 1000.0 / rows;
+    let to_do = plan.rows_to_do as f64;
+    let chunk_rows = (limits.chunk_time.value.as_secs_f64() * 1000.0 / ms_per_row)
+        .clamp(100.0, f64::from(limits.chunk_rows_max.value));
+    let share = (to_do / (plan.table_rows.max(1) as f64)).clamp(0.001, 1.0);
+    let unlimited = to_do * ms_per_row / 1000.0 / f64::from(limits.workers.value);
+    let paced = limits.rate.value.map_or(0.0, |rate| to_do / rate.get());
+    Some(Estimate {
+        chunks: (to_do / share / chunk_rows).ceil() as i64,
+        wal_bytes: (rehearsal.wal_bytes as f64 / rows * to_do) as i64,
+        before_image_bytes: (rehearsal.image_bytes as f64 / rehearsal.keys.max(1) as f64 * to_do)
+            as i64,
+        // A chunk of a few hundred rows on a warm page is the best case; workers that share a disk rarely reach twice it.
+        seconds_low: unlimited.max(paced),
+        seconds_high: (unlimited * 2.5).max(paced * 1.1),
+    })
+}
+
+fn as_json(spec: &Spec, plan: &Plan, rehearsed: &Rehearsed, limits: &Limits) -> serde_json::Value {
+    let rehearsal = rehearsed.as_ref().ok().and_then(Option::as_ref).map(|rehearsal| {
+        serde_json::json!({
+            "keys": rehearsal.keys,
+            "rows": rehearsal.rows,
+            "took_ms": rehearsal.took.as_secs_f64() * 1000.0,
+            "wal_bytes": rehearsal.wal_bytes,
+            "before_image_bytes": rehearsal.image_bytes,
+        })
+    });
+    serde_json::json!({
+        "name": spec.name,
+        "description": spec.description,
+        "table": plan.table.name.plain(),
+        "key": plan.key.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(),
+        "key_index": plan.index,
+        "ceiling": plan.ceiling.as_ref().map(|bound| &bound.0),
+        "statement": plan.sql.update.get(true),
+        "remaining": plan.remaining,
+        "table_rows_estimate": plan.table_rows,
+        "rows_to_do_estimate": plan.rows_to_do,
+        "hot_possible": plan.hot_blockers.is_empty(),
+        "hot_blockers": plan.hot_blockers,
+        "rehearsal": rehearsal,
+        "rehearsal_error": rehearsed.as_ref().err(),
+        "estimate": estimate(plan, rehearsed, limits),
+        "warnings": plan.warnings,
+        "limits": {
+            "workers": limits.workers,
+            "rate_rows_per_s": limits.rate,
+            "chunk_time_ms": { "value": limits.chunk_time.value.as_millis() as u64, "origin": limits.chunk_time.origin },
+            "chunk_rows_max": limits.chunk_rows_max,
+            "quarantine_max": limits.quarantine_max,
+            "lock_timeout_ms": { "value": limits.lock_timeout.value.as_millis() as u64, "origin": limits.lock_timeout.origin },
+        },
+    })
+}
+
+fn as_text(
+    spec: &Spec,
+    plan: &Plan,
+    rehearsed: &Rehearsed,
+    limits: &Limits,
+    verbose: bool,
+) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    let mut line = |label: &str, value: String| lines.push(format!("  {label:<12} {value}"));
+    line(
+        "table",
+        format!(
+            "{}, {} heap",
+            plan.table.name.plain(),
+            bytes(plan.table.heap_bytes.max(0).unsigned_abs())
+        ),
+    );
+    line("key", format!("({}) by index {}", plan.key.plain(), plan.index));
+    match &plan.ceiling {
+        Some(ceiling) => {
+            line("ceiling", format!("{ceiling} (rows inserted behind it are the application's)"));
+        }
+        None => line("ceiling", "none: the table is empty".to_owned()),
+    }
+    line("rows", format!("about {} of {} to write", big(plan.rows_to_do), big(plan.table_rows)));
+    match rehearsed {
+        Ok(Some(rehearsal)) if rehearsal.rows > 0 => {
+            let per_row = rehearsal.wal_bytes / rehearsal.rows;
+            let took = duration(rehearsal.took);
+            line(
+                "rehearsed",
+                format!("{} rows in {took}, {per_row} B of WAL a row; rolled back", rehearsal.rows),
+            );
+        }
+        Ok(Some(_)) => {
+            line("rehearsed", "the first chunk has nothing to do, so cost is unknown".to_owned());
+        }
+        Ok(None) => {}
+        Err(error) => line("rehearsed", format!("failed, as chunks of the run may: {error}")),
+    }
+    if let Some(estimate) = estimate(plan, rehearsed, limits) {
+        let time = |seconds: f64| duration(Duration::from_secs_f64(seconds.clamp(0.001, 1e9)));
+        let range = format!("{} to {}", time(estimate.seconds_low), time(estimate.seconds_high));
+        line("estimate", format!("{} chunks, {range}", big(estimate.chunks)));
+        line(
+            "WAL",
+            format!(
+                "about {}, more after each checkpoint",
+                bytes(estimate.wal_bytes.unsigned_abs())
+            ),
+        );
+        let images = bytes(estimate.before_image_bytes.unsigned_abs());
+        line("undo", format!("no before-images are kept; they would weigh about {images}"));
+    }
+    line("HOT", hot(plan));
+    line("verify", match &plan.remaining {
+        Some(_) => "from the data: no row left that the statement would write".to_owned(),
+        None => "from the chunk map only: the data cannot tell a row that is done; `[verify] remaining` can".to_owned(),
+    });
+    for (label, value) in limit_lines(limits, verbose) {
+        line(label, value);
+    }
+    for warning in &plan.warnings {
+        line("warning", warning.clone());
+    }
+    let head = match &spec.description {
+        Some(description) => format!("{}: {description}", spec.name),
+        None => spec.name.clone(),
+    };
+    let statement = indent(plan.sql.update.get(true));
+    let next = format!("nothing was changed; start it with: backfill run {}", spec.name);
+    format!("{head}\n{}\n  each chunk runs\n{statement}\n{next}", lines.join("\n"))
+}
+
+fn hot(plan: &Plan) -> String {
+    if plan.hot_blockers.is_empty() {
+        "possible: no index mentions a written column".to_owned()
+    } else {
+        format!(
+            "impossible: {} mention a written column, so every row also writes to all indexes",
+            plan.hot_blockers.join(", ")
+        )
+    }
+}
+
+fn limit_lines(limits: &Limits, verbose: bool) -> Vec<(&'static str, String)> {
+    let rate =
+        limits.rate.value.map_or_else(|| "no rate limit".to_owned(), |rate| rate.to_string());
+    if !verbose {
+        let workers = limits.workers.value;
+        let chunk_time = duration(limits.chunk_time.value);
+        return vec![(
+            "limits",
+            format!("{workers} workers, {rate}, chunks of {chunk_time} (-v tells where from)"),
+        )];
+    }
+    vec![
+        ("workers", format!("{} ({})", limits.workers.value, limits.workers.origin)),
+        ("rate", format!("{rate} ({})", limits.rate.origin)),
+        (
+            "chunk time",
+            format!("{} ({})", duration(limits.chunk_time.value), limits.chunk_time.origin),
+        ),
+        (
+            "chunk rows",
+            format!("at most {} ({})", limits.chunk_rows_max.value, limits.chunk_rows_max.origin),
+        ),
+        (
+            "quarantine",
+            format!("at most {} ({})", limits.quarantine_max.value, limits.quarantine_max.origin),
+        ),
+        (
+            "lock wait",
+            format!("{} ({})", duration(limits.lock_timeout.value), limits.lock_timeout.origin),
+        ),
+    ]
+}
+
+fn big(number: i64) -> String {
+    count(number.max(0).unsigned_abs())
+}
+
+fn indent(sql: &str) -> String {
+    sql.lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+}

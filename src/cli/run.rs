@@ -1,0 +1,498 @@
+//! `run`, `resume` and `retry`: they differ in how they come by a run; from there on they are one.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::Object;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_postgres::types::Type;
+
+use super::context::{Context, host, who};
+use super::failure::{Exit, Failure, Kind, statement};
+use super::{AcceptFlags, LimitFlags, ResumeFlags, print_json, say};
+use crate::db::lock::{self, Attempt, RunLock};
+use crate::engine::dispatcher::{Dispatcher, Start};
+use crate::engine::{Outcome, Stop, Work, pool_size};
+use crate::event::{Event, Listener, count};
+use crate::plan::Plan;
+use crate::progress::{Bar, JsonLines, Lines};
+use crate::report::Report;
+use crate::spec::Spec;
+use crate::state::{Actor, Installed, NewRun, PinnedSpec, Run, RunEvent, RunState};
+
+/// What `run` does about runs that exist already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Refuses when one is unfinished, or the newest succeeded.
+    Start,
+    /// Refuses only when one is unfinished.
+    StartAgain,
+    /// Continues the unfinished one; exits 0 when the newest succeeded.
+    StartOrContinue,
+}
+
+/// What is about to happen to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Its first runner.
+    Begin,
+    /// Another runner; chunks that were given up are tried again.
+    Continue,
+    /// Another runner; rows that were set aside are tried again too.
+    Retry,
+}
+
+impl Next {
+    fn event(self, state: RunState) -> RunEvent {
+        match (self, state) {
+            (Next::Retry, RunState::Succeeded) => RunEvent::Reopened,
+            _ => RunEvent::Continued,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Next::Begin => "started",
+            Next::Continue => "resumed",
+            Next::Retry => "retried",
+        }
+    }
+}
+
+/// The flags of the three commands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flags {
+    /// Limits.
+    pub limits: LimitFlags,
+    /// What is accepted.
+    pub accepted: AcceptFlags,
+    /// How a run is taken up again.
+    pub takeover: ResumeFlags,
+}
+
+/// `backfill run NAME`.
+pub(super) async fn run(
+    ctx: &Context,
+    name: &str,
+    mode: Mode,
+    flags: Flags,
+) -> Result<Exit, Failure> {
+    let spec = ctx.spec(name)?;
+    let client = ctx.connect().await?;
+    if let Some(newest) = ctx.newest_run(&client, name).await? {
+        match (newest.state, mode) {
+            (RunState::Succeeded, Mode::StartOrContinue) => {
+                say(&format!(
+                    "{name} is already done (run {}); check it with `backfill verify {name}`",
+                    newest.run_id
+                ));
+                return Ok(Exit::Done);
+            }
+            (RunState::Succeeded, Mode::Start) => return Err(already_done(&newest)),
+            (state, Mode::StartOrContinue) if !state.is_final() => {
+                return take_up(ctx, client, spec, newest, flags, Next::Continue).await;
+            }
+            (state, _) if !state.is_final() => return Err(unfinished(&newest)),
+            _ => {}
+        }
+    }
+    let plan = make_plan(ctx, &client, &spec, flags).await?;
+    ctx.store.install(&client).await?;
+    let (digest, me, table_name) = (spec.digest(), who(), plan.table.name.plain());
+    let new = NewRun {
+        name,
+        table_name: &table_name,
+        table_oid: plan.table.oid,
+        key: &plan.key,
+        ceiling: plan.ceiling.as_ref(),
+        spec: pinned(&spec, &digest, &plan),
+        session: &plan.session,
+        table_rows_estimate: plan.table_rows,
+        who: &me,
+    };
+    let Some(run_id) = ctx.store.create_run(&client, &new).await? else {
+        return Err(unfinished(&ctx.need_run(&client, name).await?));
+    };
+    ctx.store.log(&client, run_id, &who(), "created", &format!("on {}", new.table_name)).await?;
+    let run = ctx.store.run(&client, run_id).await?;
+    drive(ctx, client, spec, plan, run, flags, Next::Begin).await
+}
+
+fn pinned<'a>(spec: &'a Spec, digest: &'a str, plan: &'a Plan) -> PinnedSpec<'a> {
+    PinnedSpec {
+        digest,
+        text: &spec.source,
+        statement: plan.sql.update.get(true),
+        remaining: plan.remaining.as_deref(),
+    }
+}
+
+fn already_done(run: &Run) -> Failure {
+    let name = &run.name;
+    Failure::refused(format!("{name} has already been run to the end (run {})", run.run_id))
+        .hint(format!("check it with `backfill verify {name}`, or run it once more with `backfill run {name} --again`"))
+}
+
+fn unfinished(run: &Run) -> Failure {
+    let name = &run.name;
+    Failure::refused(format!(
+        "run {} of {name} is not finished (it is {})",
+        run.run_id,
+        run.state.as_str()
+    ))
+    .hint(format!(
+        "continue it with `backfill resume {name}`, or give it up with `backfill cancel {name}`"
+    ))
+}
+
+/// `backfill resume [NAME]`.
+pub(super) async fn resume(
+    ctx: &Context,
+    name: Option<&str>,
+    flags: Flags,
+) -> Result<Exit, Failure> {
+    let client = ctx.connect().await?;
+    let Some(name) = name else { return resume_all(ctx, client, flags).await };
+    let newest = ctx.newest_run(&client, name).await?;
+    match newest {
+        Some(run) if !run.state.is_final() => {
+            take_up(ctx, client, ctx.spec(name)?, run, flags, Next::Continue).await
+        }
+        Some(run) => {
+            let message = format!(
+                "nothing unfinished: run {} of {name} is {}",
+                run.run_id,
+                run.state.as_str()
+            );
+            let again = if run.state == RunState::Succeeded { " --again" } else { "" };
+            Err(Failure::refused(message)
+                .hint(format!("start a new run with `backfill run {name}{again}`")))
+        }
+        None => {
+            ctx.spec(name)?;
+            let failure =
+                Failure::refused(format!("nothing unfinished: {name} has never been run here"));
+            Err(failure.hint(format!("start it with `backfill run {name}`")))
+        }
+    }
+}
+
+async fn resume_all(ctx: &Context, client: Object, flags: Flags) -> Result<Exit, Failure> {
+    let runs = match ctx.store.installed(&client).await? {
+        Installed::No => Vec::new(),
+        _ => ctx.store.unfinished(&client).await?,
+    };
+    drop(client);
+    if runs.is_empty() {
+        say("nothing is unfinished");
+    }
+    let mut worst = Exit::Done;
+    for run in runs {
+        let client = ctx.connect().await?;
+        let spec = ctx.spec(&run.name)?;
+        let exit = take_up(ctx, client, spec, run, flags, Next::Continue).await?;
+        if exit == Exit::Stopped {
+            return Ok(exit);
+        }
+        worst = if exit.code() > worst.code() { exit } else { worst };
+    }
+    Ok(worst)
+}
+
+/// `backfill retry NAME`.
+pub(super) async fn retry(ctx: &Context, name: &str, flags: Flags) -> Result<Exit, Failure> {
+    let spec = ctx.spec(name)?;
+    let client = ctx.connect().await?;
+    let run = ctx.need_run(&client, name).await?;
+    let aside = ctx.store.count_quarantined(&client, run.run_id).await?;
+    let failed = ctx.store.sums(&client, run.run_id).await?.chunks_failed;
+    if aside == 0 && failed == 0 {
+        say(&format!("run {} of {name} has no rows set aside and no failed chunks", run.run_id));
+        return Ok(Exit::Done);
+    }
+    if let Err(illegal) = run.state.next(Next::Retry.event(run.state)) {
+        return Err(Failure::refused(illegal.to_string()).hint(format!("backfill run {name}")));
+    }
+    let flags = Flags { takeover: ResumeFlags { accept_change: true, ..flags.takeover }, ..flags };
+    take_up(ctx, client, spec, run, flags, Next::Retry).await
+}
+
+/// Takes an existing run up again.
+async fn take_up(
+    ctx: &Context,
+    client: Object,
+    spec: Spec,
+    run: Run,
+    flags: Flags,
+    next: Next,
+) -> Result<Exit, Failure> {
+    let digest = spec.digest();
+    let has_changed = digest != run.spec_digest;
+    if has_changed && !flags.takeover.accept_change {
+        return Err(Failure::refused(format!(
+            "{} has changed since run {} began",
+            spec.path, run.run_id
+        ))
+        .hint(format!(
+            "restore it; or go on with the new text for the chunks that are left: \
+             `backfill resume {} --accept-change`; or give the run up: `backfill cancel {}`",
+            run.name, run.name
+        )));
+    }
+    let plan = make_plan(ctx, &client, &spec, flags).await?;
+    if plan.table.oid != run.table_oid || plan.key != run.key {
+        let message =
+            format!("run {} works on {} by key ({})", run.run_id, run.table_name, run.key.plain());
+        let now = format!(
+            "the spec and the database now say {} by key ({})",
+            plan.table.name.plain(),
+            plan.key.plain()
+        );
+        return Err(Failure::refused(format!("{message}; {now}")).hint(format!(
+            "give the run up with `backfill cancel {}` and start a new one",
+            run.name
+        )));
+    }
+    if run.state == RunState::Cancelling {
+        return finish_cancel(ctx, client, &run).await;
+    }
+    if has_changed {
+        let pinned = pinned(&spec, &digest, &plan);
+        ctx.store.accept_spec(&client, run.run_id, &pinned).await?;
+        ctx.store.log(&client, run.run_id, &who(), "spec changed", &digest).await?;
+    }
+    drive(ctx, client, spec, plan, run, flags, next).await
+}
+
+/// A cancel was asked for and its runner died: there is nothing to drain.
+async fn finish_cancel(ctx: &Context, client: Object, run: &Run) -> Result<Exit, Failure> {
+    let lock = acquire(ctx, &client, run, false).await?;
+    ctx.store.transition(&client, run.run_id, RunEvent::Drained, Actor::Operator).await?;
+    lock.release();
+    say(&format!("run {} of {} was being cancelled; it is cancelled", run.run_id, run.name));
+    Ok(Exit::Done)
+}
+
+async fn make_plan(
+    ctx: &Context,
+    client: &Object,
+    spec: &Spec,
+    flags: Flags,
+) -> Result<Plan, Failure> {
+    let accepted =
+        crate::plan::Accepted { subscribers_prepared: flags.accepted.subscribers_prepared };
+    Ok(Plan::make(client, spec, ctx.store.schema(), accepted).await?)
+}
+
+/// Holds the run's lock, works, and tells the end.
+async fn drive(
+    ctx: &Context,
+    client: Object,
+    spec: Spec,
+    plan: Plan,
+    run: Run,
+    flags: Flags,
+    next: Next,
+) -> Result<Exit, Failure> {
+    let (base, limits) = ctx.limits(flags.limits.layer(), &spec, &run.tuned)?;
+    ctx.database.resize(pool_size(limits.workers.value));
+    let lock = acquire(ctx, &client, &run, flags.takeover.take_over).await?;
+    let host = host();
+    let epoch =
+        ctx.store.begin_epoch(&client, run.run_id, &host, std::process::id() as i32).await?;
+    ctx.store.transition(&client, run.run_id, next.event(run.state), Actor::Operator).await?;
+    let reopened = ctx.store.reopen(&client, run.run_id, next == Next::Retry).await?;
+    let detail = format!("runner {epoch}, {reopened} chunks reopened");
+    ctx.store.log(&client, run.run_id, &who(), next.word(), &detail).await?;
+    // Read again: an operator may have tuned it between our first look and the lock.
+    let run = ctx.store.run(&client, run.run_id).await?;
+    let sums = ctx.store.sums(&client, run.run_id).await?;
+    let quarantined = ctx.store.count_quarantined(&client, run.run_id).await?;
+    drop(client);
+    let mut listener: Box<dyn Listener> = if ctx.json {
+        Box::<JsonLines>::default()
+    } else if std::io::stderr().is_terminal() {
+        Box::<Bar>::default()
+    } else {
+        Box::<Lines>::default()
+    };
+    listener.hear(&Event::Started {
+        name: run.name.clone(),
+        run_id: run.run_id,
+        epoch,
+        table_rows_estimate: run.table_rows_estimate.max(sums.keys_cut),
+        keys_done: sums.keys_done,
+        rows_done: sums.rows_done,
+    });
+    let start = Start {
+        base,
+        limits: crate::engine::tuned_limits(&limits, &run.tuned),
+        chunk_rows: run
+            .last
+            .chunk_rows
+            .and_then(|rows| u32::try_from(rows).ok())
+            .filter(|rows| *rows > 0),
+        next_seq: run.next_seq,
+        fully_cut: run.fully_cut,
+        control_version: run.control_version,
+        quarantined,
+        who: who(),
+    };
+    let work = Work {
+        database: ctx.database.clone(),
+        store: Arc::new(crate::state::Store::new(ctx.store.schema().clone())),
+        sql: Arc::new(plan.sql),
+        session: run.session.clone(),
+        run_id: run.run_id,
+        epoch,
+        ceiling: run.ceiling.clone(),
+        has_quarantine: quarantined > 0,
+    };
+    let stop = watch_signals()?;
+    let outcome = Dispatcher::new(work, start, lock, stop, &mut *listener).run().await;
+    drop(listener);
+    tell_end(ctx, &run, outcome).await
+}
+
+/// First signal drains, the second cancels on the server.
+fn watch_signals() -> Result<watch::Receiver<Stop>, Failure> {
+    let failed =
+        |error: std::io::Error| Failure::new(Kind::Failed, format!("listen for signals: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let (sender, receiver) = watch::channel(Stop::No);
+    tokio::spawn(async move {
+        for stop in [Stop::Drain, Stop::Cancel] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if sender.send(stop).is_err() {
+                return;
+            }
+        }
+        // A third changes nothing, but the receiver must not see the sender go.
+        sender.closed().await;
+    });
+    Ok(receiver)
+}
+
+/// The run's lock; taken from its holder when asked to.
+async fn acquire(
+    ctx: &Context,
+    client: &Object,
+    run: &Run,
+    take_over: bool,
+) -> Result<RunLock, Failure> {
+    let key = ctx.store.run_lock(run.run_id);
+    let mut tries = 0;
+    loop {
+        let holder = match lock::try_acquire(&ctx.database, key).await? {
+            Attempt::Held(lock) => return Ok(*lock),
+            Attempt::Taken(holder) => holder,
+        };
+        // A runner killed a moment ago: its backend needs that moment to notice.
+        if !take_over && tries < 3 && !is_runner_alive_here(run) {
+            tries += 1;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        }
+        if !take_over || tries >= 20 {
+            return Err(held(run, holder));
+        }
+        tries += 1;
+        let chunks = ctx.store.chunk_lock(run.run_id);
+        let ended = "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_locks
+                      where locktype = 'advisory' and objsubid = 2 and pid <> pg_catalog.pg_backend_pid()
+                        and database = (select oid from pg_catalog.pg_database where datname = current_database())
+                        and ((classid::bigint = ($1::bigint & 4294967295) and objid::bigint = $3::bigint)
+                          or (classid::bigint = ($2::bigint & 4294967295) and objid::bigint = $3::bigint))";
+        let (class, chunk_class, object) =
+            (i64::from(key.class), i64::from(chunks.class), i64::from(key.object));
+        let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
+            [(&class, Type::INT8), (&chunk_class, Type::INT8), (&object, Type::INT8)];
+        client
+            .query_typed(ended, &params)
+            .await
+            .map_err(statement("end the sessions of the runner that holds the run"))?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Whether the last runner was on this host and its process still exists.
+fn is_runner_alive_here(run: &Run) -> bool {
+    run.runner.as_ref().is_some_and(|(runner, pid)| {
+        *runner != host() || nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), None).is_ok()
+    })
+}
+
+fn held(run: &Run, backend: Option<i32>) -> Failure {
+    let name = &run.name;
+    let by = match &run.runner {
+        Some((host, pid)) => format!("process {pid} on {host}"),
+        None => "another runner".to_owned(),
+    };
+    let backend = backend.map(|pid| format!(" (backend {pid})")).unwrap_or_default();
+    Failure::refused(format!("run {} of {name} is at work: {by}{backend} holds it", run.run_id)).hint(format!(
+        "watch it with `backfill status {name} --watch`, stop it with `backfill pause {name}`; if that process is \
+         stuck, take the run over with `backfill resume {name} --take-over`"
+    ))
+}
+
+async fn tell_end(ctx: &Context, run: &Run, outcome: Outcome) -> Result<Exit, Failure> {
+    let name = &run.name;
+    let reached = match outcome {
+        Outcome::Lost(why) => {
+            let mut failure =
+                Failure::new(Kind::Stopped, "the server stayed away; the run is interrupted");
+            failure.causes.push(why);
+            return Err(failure.hint(format!("when it is back: `backfill resume {name}`")));
+        }
+        Outcome::TakenOver => {
+            return Err(Failure::refused(format!(
+                "run {} of {name} was taken over by another runner",
+                run.run_id
+            ))
+            .hint(format!("see by whom with `backfill status {name}`")));
+        }
+        Outcome::Reached(state) => state,
+    };
+    let client = ctx.connect().await?;
+    let run = ctx.store.run(&client, run.run_id).await?;
+    let report = Report::load(&client, &ctx.store, run).await?;
+    if ctx.json {
+        print_json(&serde_json::json!({ "event": "report", "report": report }));
+    } else {
+        say(&end_line(&report));
+    }
+    Ok(match reached {
+        RunState::Succeeded if report.rows_quarantined > 0 => Exit::Quarantined,
+        RunState::Succeeded => Exit::Done,
+        RunState::Failed => Exit::Failed,
+        _ => Exit::Stopped,
+    })
+}
+
+fn end_line(report: &Report) -> String {
+    let rows = count(report.rows_done.max(0).unsigned_abs());
+    let mut text =
+        format!("{} {}: {rows} rows in {} chunks", report.name, report.state, report.chunks_done);
+    if let Some(failure) = &report.failure {
+        text.push_str(&format!("\n  {failure}"));
+    }
+    if report.rows_quarantined > 0 {
+        text.push_str(&format!("\n  {} rows are set aside:", report.rows_quarantined));
+        for row in &report.quarantined {
+            text.push_str(&format!("\n    ({}) {}", row.key.join(", "), row.message));
+        }
+    }
+    for (seq, _, message) in &report.failed_chunks {
+        text.push_str(&format!("\n  chunk {seq}: {message}"));
+    }
+    if let Some(next) = report.next_command() {
+        text.push_str(&format!("\nnext: {next}"));
+    }
+    text
+}

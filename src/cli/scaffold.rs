@@ -1,0 +1,124 @@
+//! `init`, `new` and `man`: files and texts to begin with.
+
+use std::fs;
+use std::path::Path;
+
+use super::failure::{Exit, Failure, Kind};
+use super::{print, say};
+use crate::spec::{Spec, check_name, from_sql};
+
+const PROJECT: &str = r#"# Settings of this project. Flags and environment variables win over them, a spec's [limits] too.
+
+[database]
+# url = "postgresql://user@host:5432/database?sslmode=verify-full"    # better: DATABASE_URL, or PG* and ~/.pgpass
+# state_schema = "backfill"       # where progress is kept, in the same database
+
+[limits]
+# workers = 2                     # chunks in flight at once
+# rate = "5000 rows/s"            # over all workers; no limit when not given
+# chunk_time = "500ms"            # how long one chunk, and so one row lock, may take
+# chunk_rows_max = 50000
+# quarantine_max = 100            # rows to set aside before the run fails
+# lock_timeout = "1s"             # how long a chunk waits for a row before it gives way
+"#;
+
+const MIGRATION: &str = "-- A schema step: what it does going up, and what takes it back.
+-- revises: base
+
+-- up
+-- ALTER TABLE public.my_table ADD COLUMN my_column text;
+
+-- down
+-- ALTER TABLE public.my_table DROP COLUMN my_column;
+";
+
+fn spec_template(name: &str) -> String {
+    format!(
+        r#"# {name}: what it is for, and who asked for it.
+
+description = "say it in one line"
+table = "public.my_table"           # unqualified names resolve through search_path
+# key = ["id"]                      # the primary key, unless another unique index on NOT NULL columns is named
+# from = "categories AS c"          # a join source for `when`, `fill` and `set`; at most one of its rows for each row
+
+[[rule]]                            # for each column, the first rule whose `when` holds decides
+when = "category = 'a'"
+fill = {{ my_column = "lower(name)" }}     # only where my_column is NULL today
+
+# [[rule]]
+# when = "tier = 'free'"
+# set = {{ quota = "quota * 2" }}          # whatever quota holds today
+
+# [verify]
+# remaining = "my_column IS NULL"   # a row still to do; worked out from the rules where that is possible
+
+# [limits]
+# workers = 2
+# rate = "5000 rows/s"
+"#
+    )
+}
+
+/// `backfill init [DIR]`. Existing files are left alone.
+pub(super) fn init(directory: &Path) -> Result<Exit, Failure> {
+    let files = [
+        ("backfill.toml", PROJECT.to_owned()),
+        ("backfills/example.toml", spec_template("example")),
+        ("migrations/20260101000000_0000_example.sql", MIGRATION.to_owned()),
+    ];
+    for (name, text) in files {
+        let path = directory.join(name);
+        if path.exists() {
+            say(&format!("kept    {}", path.display()));
+            continue;
+        }
+        write_new(&path, &text)?;
+        say(&format!("written {}", path.display()));
+    }
+    say("next: edit backfills/example.toml, then `backfill doctor` and `backfill plan example`");
+    Ok(Exit::Done)
+}
+
+/// `backfill new NAME [--from-sql SQL]`.
+pub(super) fn new(project: &Path, name: &str, sql: Option<&str>) -> Result<Exit, Failure> {
+    check_name(name).map_err(Failure::usage)?;
+    let path = project.join("backfills").join(format!("{name}.toml"));
+    if path.exists() {
+        return Err(Failure::refused(format!("{} exists already", path.display()))
+            .hint("edit it, or choose another name"));
+    }
+    let text = match sql {
+        None => spec_template(name),
+        Some(sql) => {
+            let text = from_sql::convert(name, sql).map_err(Failure::from)?;
+            // What is written must be readable; if not, it is a defect of the conversion and nothing is written.
+            Spec::parse(name, &path.display().to_string(), &text)?;
+            text
+        }
+    };
+    write_new(&path, &text)?;
+    say(&format!("written {}\nnext: backfill plan {name}", path.display()));
+    Ok(Exit::Done)
+}
+
+fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::new(Kind::Failed, format!("write {}: {error}", path.display()))
+    };
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(failed)?;
+    }
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)
+}
+
+/// `backfill man`.
+pub(super) fn man(command: clap::Command) -> Result<Exit, Failure> {
+    let mut page = Vec::new();
+    let rendered = clap_mangen::Man::new(command).render(&mut page);
+    rendered
+        .map_err(|error| Failure::new(Kind::Failed, format!("write the manual page: {error}")))?;
+    print(&String::from_utf8_lossy(&page));
+    Ok(Exit::Done)
+}

@@ -1,0 +1,57 @@
+//! Runs large UPDATEs on PostgreSQL in chunks that can be paced, stopped, killed, resumed and trusted.
+//!
+//! # The straight path
+//!
+//! ```text
+//! argv ─► cli ─► Spec ─► Plan ─► engine ──────────────────────────────────────────► Report
+//!               (file)  (spec ×   dispatcher: pacer.pay → chunker.cut ─► worker ──┐
+//!                        live DB)      ▲            (cut = 1 transaction) 1 chunk │
+//!                                      └──────────── Settled ◄────────── = 1 tx ──┘
+//!                                 Events ─► progress bar | plain lines | JSON lines
+//! ```
+//!
+//! A [`spec::Spec`] is what the author declared. Joined with the live table it becomes a [`plan::Plan`], or refusals in words. The
+//! [`engine`] cuts the key space into chunks and takes each through one transaction. Everything about progress lives in the
+//! [`state`] tables, in the same database, and commits with the rows it speaks of.
+//!
+//! # Words
+//!
+//! **spec** the declared backfill · **plan** spec × live table · **run** one execution, forward or reverse · **chunk** a half-open slice
+//! `(after, upto]` of the key space, or one stripe of it · **stripe** the rows of a slice whose key hashes to j of k · **cut** to create
+//! a chunk · **settle** to commit it · **ceiling** the greatest key when the run began · **before-image** old values of a row ·
+//! **hold** throttled to zero · **pause** an operator's stop · **quarantine** a row set aside with its error · **conflict** a row a
+//! reverse run left alone because somebody changed it since · **window** a calendar profile · **signal** a measured health value ·
+//! **verdict** what a throttle says · **gate** a schema step's demand that a backfill is proved · **revision** a schema step.
+//!
+//! # Invariants
+//!
+//! 1. A chunk's rows and its done mark commit in one transaction. Nothing about progress is written outside it.
+//! 2. A worker claims the chunk's row first, under the run's epoch. That is the normal start and the whole recovery: after a lost COMMIT
+//!    acknowledgement, beside an orphaned backend or a second runner, the claim waits and then sees the truth. The session lock is
+//!    manners, never a fence.
+//! 3. In flight, interrupted, percentages and times left are derived, never stored.
+//! 4. Keys are opaque text here; only the server compares them.
+//! 5. The end is reached when the ceiling is passed, never because a chunk wrote no row.
+//! 6. Errors are sorted by SQLSTATE in one place ([`db::error`]), COMMIT's own included.
+//! 7. A chunk's future is never cancelled from outside; time is bounded on the server.
+//! 8. Events and counters are made from what has been committed.
+//! 9. What is unsafe is refused before the first write, with the mending command.
+//! 10. SQL is built from quoted identifiers and the spec's own expressions; values are parameters.
+
+pub mod sql;
+pub mod key;
+pub mod event;
+pub mod diagnostic;
+pub mod document;
+pub mod settings;
+pub mod spec;
+pub mod db;
+pub mod state;
+pub mod plan;
+pub mod throttle;
+pub mod engine;
+pub mod progress;
+pub mod report;
+pub mod migrate;
+pub mod server;
+pub mod cli;

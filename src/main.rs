@@ -1,0 +1,7 @@
+//! The `backfill` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    backfill::cli::main()
+}

@@ -1,0 +1,294 @@
+//! A run in numbers, as `status` shows it: read from the state tables, derived, never guessed.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio_postgres::Client;
+
+use crate::db::lock;
+use crate::event::{count, duration};
+use crate::state::{Quarantined, Run, RunState, Store, StoreError, Sums};
+
+/// Rows set aside that a report lists; `status --json` gives them all up to this many too.
+const LISTED: i64 = 20;
+
+/// A run in numbers. The fields are the contract of `status --json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The spec's name.
+    pub name: String,
+    /// The run.
+    pub run_id: i64,
+    /// `forward` or `reverse`.
+    pub direction: String,
+    /// The run's state, or `interrupted`: running, but nobody holds its lock.
+    pub state: String,
+    /// The table.
+    pub table: String,
+    /// Rows written, by committed chunks only.
+    pub rows_done: i64,
+    /// Rows written at the end, at the share seen so far; null while nothing is known.
+    pub rows_total_estimate: Option<i64>,
+    /// Chunks committed.
+    pub chunks_done: i64,
+    /// Chunks given up.
+    pub chunks_failed: i64,
+    /// Chunks cut and not committed.
+    pub chunks_pending: i64,
+    /// Rows set aside with their errors.
+    pub rows_quarantined: i64,
+    /// Rows a reverse run left alone because somebody had changed them.
+    pub rows_conflicted: i64,
+    /// Key entries passed, by committed chunks.
+    pub keys_done: i64,
+    /// Key entries in the table when the run began, by the planner's estimate, or what has been cut when that is more.
+    pub keys_total_estimate: i64,
+    /// Rows a second over the last minute; null unless live.
+    pub rate_rows_per_s: Option<f64>,
+    /// The limit in force; null is unlimited.
+    pub rate_limit_rows_per_s: Option<f64>,
+    /// Chunks in flight at once.
+    pub workers: Option<i32>,
+    /// How long one chunk should take.
+    pub chunk_time_ms: Option<i32>,
+    /// Seconds left at the best pace of the last minute; null while unknown.
+    pub eta_s_low: Option<i64>,
+    /// Seconds left at the worst pace of the last minute; null while unknown.
+    pub eta_s_high: Option<i64>,
+    /// What holds the run back.
+    pub throttle: ThrottleReport,
+    /// Who runs it, or ran it last.
+    pub runner: Option<Runner>,
+    /// Why it failed.
+    pub failure: Option<String>,
+    /// Rows set aside, the first of them.
+    pub quarantined: Vec<Quarantined>,
+    /// Chunks given up, the first of them: number, code, message.
+    pub failed_chunks: Vec<(i64, String, String)>,
+    /// When the run was created.
+    pub created_at: String,
+    /// When its last runner began.
+    pub started_at: String,
+    /// The last change of any kind.
+    pub updated_at: String,
+    /// When it succeeded or was cancelled.
+    pub finished_at: Option<String>,
+}
+
+/// What holds a run back.
+#[derive(Clone, Debug, Serialize)]
+pub struct ThrottleReport {
+    /// `proceed`, `slow`, `hold`, or `none` when nobody is at work.
+    pub verdict: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A process that works on a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Runner {
+    /// Its host.
+    pub host: String,
+    /// Its process id there.
+    pub pid: i32,
+}
+
+impl Report {
+    /// Reads everything about a run.
+    pub async fn load(client: &Client, store: &Store, run: Run) -> Result<Report, StoreError> {
+        let held = lock::holder(client, store.run_lock(run.run_id)).await;
+        let is_live =
+            held.map_err(|e| StoreError::Statement("look for the run's lock", e))?.is_some();
+        let sums = store.sums(client, run.run_id).await?;
+        let recent = if is_live { store.recent(client, run.run_id).await? } else { Vec::new() };
+        let pace = Pace::of(&recent);
+        let total = keys_total(&run, &sums);
+        let left = (total - sums.keys_done).max(0);
+        let share = (sums.keys_done > 0).then(|| sums.rows_done as f64 / sums.keys_done as f64);
+        let is_waiting = is_live && !run.state.is_final();
+        let throttle = run.last.throttle.clone().filter(|_| is_waiting);
+        let (verdict, reason) = throttle.unwrap_or(("none".to_owned(), String::new()));
+        Ok(Report {
+            state: state_word(run.state, is_live).to_owned(),
+            rows_done: sums.rows_done,
+            rows_total_estimate: share.map(|share| sums.rows_done + (left as f64 * share) as i64),
+            chunks_done: sums.chunks_done,
+            chunks_failed: sums.chunks_failed,
+            chunks_pending: sums.chunks_pending,
+            rows_quarantined: store.count_quarantined(client, run.run_id).await?,
+            rows_conflicted: 0,
+            keys_done: sums.keys_done,
+            keys_total_estimate: total,
+            rate_rows_per_s: pace.as_ref().map(|pace| pace.rows_per_s),
+            rate_limit_rows_per_s: run.last.rate_limit,
+            workers: run.last.workers,
+            chunk_time_ms: run.last.chunk_time_ms,
+            eta_s_low: pace.as_ref().map(|pace| (left as f64 / pace.keys_best).round() as i64),
+            eta_s_high: pace.as_ref().map(|pace| (left as f64 / pace.keys_worst).round() as i64),
+            throttle: ThrottleReport { verdict, reason },
+            quarantined: store.quarantined(client, run.run_id, LISTED).await?,
+            failed_chunks: store.failed_chunks(client, run.run_id, LISTED).await?,
+            runner: run.runner.map(|(host, pid)| Runner { host, pid }),
+            failure: run.failure,
+            created_at: run.times.created_at,
+            started_at: run.times.started_at,
+            updated_at: sums.last_settled_at.max(Some(run.times.updated_at)).unwrap_or_default(),
+            finished_at: run.times.finished_at,
+            name: run.name,
+            run_id: run.run_id,
+            direction: run.direction,
+            table: run.table_name,
+        })
+    }
+
+    /// Share of the key space passed, in percent.
+    pub fn percent(&self) -> f64 {
+        match (self.state.as_str(), self.keys_total_estimate) {
+            ("succeeded", _) => 100.0,
+            (_, 0) => 0.0,
+            (_, total) => self.keys_done as f64 * 100.0 / total as f64,
+        }
+    }
+
+    /// The report for people, ending with the next command.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let _ = writeln!(
+            text,
+            "{}  {} ({} run {})",
+            self.name, self.state, self.direction, self.run_id
+        );
+        let total = self
+            .rows_total_estimate
+            .map_or_else(|| "unknown".to_owned(), |n| format!("about {}", number(n)));
+        let mut line = |label: &str, value: String| {
+            let _ = writeln!(text, "  {label:<12} {value}");
+        };
+        line("table", self.table.clone());
+        line("progress", format!("{:.1} % of the keys", self.percent()));
+        line("rows", format!("{} written, {total} in all", number(self.rows_done)));
+        line(
+            "chunks",
+            format!(
+                "{} done, {} pending, {} failed",
+                self.chunks_done, self.chunks_pending, self.chunks_failed
+            ),
+        );
+        if let Some(rate) = self.rate_rows_per_s {
+            line("rate", format!("{} rows/s", number(rate.round() as i64)));
+        }
+        if let (Some(low), Some(high)) = (self.eta_s_low, self.eta_s_high) {
+            let time = |s: i64| duration(Duration::from_secs(s.max(0).unsigned_abs()));
+            line("time left", format!("{} to {}", time(low), time(high)));
+        }
+        if self.throttle.verdict != "none" && !self.throttle.reason.is_empty() {
+            line("throttle", format!("{}: {}", self.throttle.verdict, self.throttle.reason));
+        }
+        if let Some(runner) = &self.runner {
+            let verb = if self.is_live() { "run by" } else { "last run by" };
+            line(verb, format!("process {} on {}", runner.pid, runner.host));
+        }
+        line("updated", self.updated_at.clone());
+        if let Some(failure) = &self.failure {
+            line("failure", failure.clone());
+        }
+        for (seq, code, message) in &self.failed_chunks {
+            line("failed", format!("chunk {seq}: {message} {code}").trim_end().to_owned());
+        }
+        if self.rows_quarantined > 0 {
+            line("set aside", format!("{} rows", number(self.rows_quarantined)));
+        }
+        for row in &self.quarantined {
+            line("", format!("({}) {}", row.key.join(", "), row.message));
+        }
+        if let Some(next) = self.next_command() {
+            let _ = writeln!(text, "next: {next}");
+        }
+        text
+    }
+
+    /// Whether a runner is at work.
+    pub fn is_live(&self) -> bool {
+        matches!(self.state.as_str(), "running" | "pausing" | "cancelling")
+    }
+
+    /// What an operator would do next.
+    pub fn next_command(&self) -> Option<String> {
+        let name = &self.name;
+        match self.state.as_str() {
+            "interrupted" | "paused" => Some(format!("backfill resume {name}")),
+            "failed" => {
+                Some(format!("backfill resume {name}  (or give it up: backfill cancel {name})"))
+            }
+            "running" => {
+                Some(format!("backfill status {name} --watch  (or stop it: backfill pause {name})"))
+            }
+            "succeeded" if self.rows_quarantined > 0 => {
+                Some(format!("mend the rows set aside, then: backfill retry {name}"))
+            }
+            "succeeded" => Some(format!("backfill verify {name}")),
+            _ => None,
+        }
+    }
+}
+
+/// `interrupted` is derived: a state that needs a runner, and no runner.
+pub fn state_word(state: RunState, is_live: bool) -> &'static str {
+    match state {
+        RunState::Running | RunState::Pausing | RunState::Cancelling if !is_live => "interrupted",
+        other => other.as_str(),
+    }
+}
+
+/// Key entries the run has to pass: what is cut when all is cut, else the planner's estimate, which may be short.
+fn keys_total(run: &Run, sums: &Sums) -> i64 {
+    if run.fully_cut { sums.keys_cut } else { run.table_rows_estimate.max(sums.keys_cut) }
+}
+
+fn number(n: i64) -> String {
+    let sign = if n < 0 { "-" } else { "" };
+    format!("{sign}{}", count(n.unsigned_abs()))
+}
+
+/// The pace of the last minute.
+struct Pace {
+    rows_per_s: f64,
+    keys_best: f64,
+    keys_worst: f64,
+}
+
+impl Pace {
+    /// From keys and rows settled in slices of five seconds, oldest first. The slices before the first work do not count; two with
+    /// work are needed to say anything.
+    fn of(slices: &[(i64, i64)]) -> Option<Pace> {
+        let first = slices.iter().position(|(keys, _)| *keys > 0)?;
+        let slices = &slices[first..];
+        let rates: Vec<f64> =
+            slices.iter().map(|(keys, _)| *keys as f64 / 5.0).filter(|rate| *rate > 0.0).collect();
+        if rates.len() < 2 {
+            return None;
+        }
+        let rows: i64 = slices.iter().map(|(_, rows)| rows).sum();
+        let average = rates.iter().sum::<f64>() / slices.len() as f64;
+        Some(Pace {
+            rows_per_s: rows as f64 / (slices.len() as f64 * 5.0),
+            keys_best: rates.iter().copied().fold(average, f64::max),
+            keys_worst: rates.iter().copied().fold(average, f64::min),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pace_is_unknown_until_there_are_two_slices_of_work() {
+        assert!(Pace::of(&[(0, 0), (500, 500)]).is_none());
+        let pace = Pace::of(&[(0, 0), (500, 250), (1_000, 500), (0, 0)]).unwrap();
+        assert_eq!(pace.rows_per_s, 50.0);
+        assert_eq!(pace.keys_best, 200.0);
+        assert_eq!(pace.keys_worst, 100.0);
+    }
+}
