@@ -1,0 +1,251 @@
+//! For every type of key: each key lies in exactly one chunk, and the result is that of the one big UPDATE, also when the run was killed
+//! half-way and while an application writes.
+
+use crate::support::{Db, Started, Which, wait_for};
+
+/// A table of keys: its key columns, a query that makes about 3,000 of them, and the type of the key in a comparison.
+struct Keys {
+    name: &'static str,
+    columns: &'static str,
+    key: &'static str,
+    rows: &'static str,
+    setup: &'static str,
+}
+
+const PLAIN: Keys = Keys {
+    name: "bigint",
+    columns: "id bigint primary key",
+    key: "id",
+    rows: "select i * 3 - 900 + case when i > 2000 then 1000000000000 else 0 end from generate_series(1, 3000) i",
+    setup: "",
+};
+
+const ALL: [Keys; 14] = [
+    PLAIN,
+    Keys {
+        name: "int, skewed",
+        columns: "id int primary key",
+        rows: "select i from generate_series(1, 2500) i union select 2000000000 + i * 50000 from generate_series(1, 500) i",
+        ..PLAIN
+    },
+    Keys {
+        name: "uuid",
+        columns: "id uuid primary key",
+        rows: "select md5(i::text)::uuid from generate_series(1, 3000) i",
+        ..PLAIN
+    },
+    Keys {
+        name: "text in C",
+        columns: "id text collate \"C\" primary key",
+        rows: "select chr(33 + i % 90) || md5(i::text) || E'\\u00e9''\"' from generate_series(1, 2998) i union select '' union select E' \\n\\\\'",
+        ..PLAIN
+    },
+    Keys {
+        name: "text in ICU",
+        columns: "id text collate \"en-x-icu\" primary key",
+        rows: "select case i % 3 when 0 then upper(md5(i::text)) when 1 then md5(i::text) else E'\\u00c4' || i end from generate_series(1, 3000) i",
+        ..PLAIN
+    },
+    Keys {
+        name: "varchar",
+        columns: "id varchar(40) primary key",
+        rows: "select md5(i::text) from generate_series(1, 3000) i",
+        ..PLAIN
+    },
+    Keys {
+        name: "char",
+        columns: "id char(10) primary key",
+        rows: "select 'k' || i from generate_series(1, 3000) i",
+        ..PLAIN
+    },
+    Keys {
+        name: "numeric",
+        columns: "id numeric primary key",
+        rows: "select (i - 1500) / 7.0 from generate_series(1, 2999) i union select 'NaN'",
+        ..PLAIN
+    },
+    Keys {
+        name: "date",
+        columns: "id date primary key",
+        rows: "select '1990-01-01'::date + i * 2 from generate_series(1, 2998) i union select '-infinity' union select 'infinity'",
+        ..PLAIN
+    },
+    Keys {
+        name: "timestamptz",
+        columns: "id timestamptz primary key",
+        rows: "select '2020-03-29 00:00Z'::timestamptz + i * interval '17 min 0.000001 s' from generate_series(1, 2999) i union select 'infinity'",
+        ..PLAIN
+    },
+    Keys {
+        name: "descending",
+        columns: "id bigint not null",
+        rows: "select i * i from generate_series(1, 3000) i",
+        setup: "create unique index on t (id desc)",
+        ..PLAIN
+    },
+    Keys {
+        name: "enum and int",
+        columns: "a mood, b int, primary key (a, b)",
+        key: "a, b",
+        rows: "select (array['sad', 'ok', 'happy'])[1 + i % 3]::mood, i from generate_series(1, 3000) i",
+        setup: "",
+    },
+    Keys {
+        name: "int and text, one value in nine of ten",
+        columns: "a int, b text, primary key (a, b)",
+        key: "a, b",
+        rows: "select case when i % 10 = 0 then i else 1 end, md5(i::text) from generate_series(1, 3000) i",
+        setup: "",
+    },
+    Keys {
+        name: "text, date and bigint",
+        columns: "a text, b date, c bigint, primary key (b, a, c)",
+        key: "b, a, c",
+        rows: "select 'x' || i % 7, '2024-01-01'::date + i % 50, i from generate_series(1, 3000) i",
+        setup: "",
+    },
+];
+
+/// A table `t`, and a copy `expected` on which the one big UPDATE was run.
+fn prepare(db: &Db, keys: &Keys) {
+    let Keys { columns, key, rows, setup, .. } = keys;
+    db.sql.run("create type mood as enum ('happy', 'ok', 'sad')");
+    db.sql.run(&format!("create table t ({columns}, n int not null default 0, v text)"));
+    let names = key.split(", ").collect::<Vec<_>>();
+    let names = if names.len() == 3 { "a, b, c".to_owned() } else { names.join(", ") };
+    db.sql.run(&format!("insert into t ({names}) {rows}"));
+    db.sql.run(&format!(
+        "update t set v = 'kept' where n = 0 and abs(hashtext(({key})::text)) % 10 = 0"
+    ));
+    db.sql.run(setup);
+    db.sql.run("analyze t; create table expected as select * from t; update expected set n = n + 1, v = coalesce(v, 'new')");
+    let quoted: Vec<String> = key.split(", ").map(|column| format!("{column:?}")).collect();
+    let key = if *setup == "" { String::new() } else { format!("key = [{}]\n", quoted.join(", ")) };
+    db.spec(
+        "law",
+        &format!(
+            "table = \"t\"\n{key}[[rule]]\nset = {{ n = \"n + 1\" }}\n[[rule]]\nfill = {{ v = \"'new'\" }}\n\
+             [limits]\nworkers = 3\nchunk_rows_max = 97\n"
+        ),
+    );
+}
+
+/// Each key of the table lies in exactly one chunk of the newest run.
+fn each_key_in_one_chunk(db: &Db, keys: &Keys) {
+    let row = |bound: &str| {
+        let columns: Vec<&str> = keys.key.split(", ").collect();
+        let types = db.sql.rows(&format!(
+            "select format_type(atttypid, null) from unnest(string_to_array('{}', ', ')) with ordinality k (name, ord)
+               join pg_attribute on attrelid = 't'::regclass and attname = k.name order by k.ord",
+            keys.key
+        ));
+        let cast = |i: usize| {
+            let ty = if types[i][0] == "character" { "bpchar" } else { &types[i][0] };
+            format!("c.{bound}[{}]::{ty}", i + 1)
+        };
+        format!("({})", (0..columns.len()).map(cast).collect::<Vec<_>>().join(", "))
+    };
+    let columns: Vec<String> = keys.key.split(", ").map(|column| format!("t.{column}")).collect();
+    let key = columns.join(", ");
+    let counts = db.sql.rows(&format!(
+        "select chunks, count(*) from (
+             select (select count(*) from backfill.chunk c
+                      where c.run_id = (select max(run_id) from backfill.run)
+                        and (c.after_key is null or ({key}) > {}) and ({key}) <= {}) as chunks
+               from t) counted
+          group by chunks",
+        row("after_key"),
+        row("upto_key")
+    ));
+    let total = db.sql.text("select count(*) from t");
+    assert_eq!(counts, [["1".to_owned(), total]], "{}", keys.name);
+}
+
+fn equals_the_one_big_update(db: &Db, keys: &Keys) {
+    let differing = "select count(*) from (
+        (table t except all table expected) union all (table expected except all table t)) differing";
+    assert_eq!(db.sql.number(differing), 0, "{}", keys.name);
+}
+
+#[test]
+fn every_key_type_is_covered_exactly_once() {
+    for keys in &ALL {
+        let db = Db::found();
+        prepare(&db, keys);
+        let ran = db.backfill(&["run", "law"]);
+        assert_eq!(ran.code, 0, "{}: {}", keys.name, ran.stderr);
+        each_key_in_one_chunk(&db, keys);
+        equals_the_one_big_update(&db, keys);
+        assert!(db.chunks_done() >= 31, "{}: chunks of at most 97 rows", keys.name);
+        db.backfill(&["verify", "law"]).exits(0);
+    }
+}
+
+#[test]
+fn interrupted_and_resumed_is_the_same_as_uninterrupted() {
+    for keys in &ALL {
+        let db = Db::found();
+        prepare(&db, keys);
+        for kill_after in [1, 9, 20] {
+            let started: Started = db.start(&[
+                if kill_after == 1 { "run" } else { "resume" },
+                "law",
+                "--rate",
+                "3000 rows/s",
+            ]);
+            wait_for("chunks are done", || db.chunks_done() >= kill_after);
+            started.kill();
+            assert_eq!(db.status("law")["state"], "interrupted", "{}", keys.name);
+        }
+        db.backfill(&["resume", "law"]).exits(0);
+        each_key_in_one_chunk(&db, keys);
+        equals_the_one_big_update(&db, keys);
+    }
+}
+
+#[test]
+fn an_application_that_writes_meanwhile_loses_nothing() {
+    let db = Db::new(Which::Found);
+    prepare(&db, &PLAIN);
+    db.sql.run("create table written (id bigint, m text)");
+    db.sql.run("alter table t add column app text; alter table expected add column app text");
+    let run = db.start(&["run", "law", "--rate", "1500 rows/s"]);
+    wait_for("the run has begun", || db.chunks_done() >= 1);
+    let ceiling = db.sql.number("select ceiling[1] from backfill.run");
+    let writer = db.connect();
+    let mut turn = 0;
+    let mut run = Some(run);
+    let ran = loop {
+        turn += 1;
+        let app = format!("a{turn}");
+        // Rows of the whole key space, so also in chunks at work, and inserts beyond the ceiling.
+        writer.run(&format!(
+            "with hit as (update t set app = '{app}' where id in (select id from t order by hashtext(id::text || '{turn}') limit 20) returning id)
+             insert into written select id, '{app}' from hit;
+             insert into t (id, app) values ({ceiling} + {turn}, 'inserted')"
+        ));
+        let mut started = run.take().unwrap();
+        if started.is_over() {
+            break started.wait();
+        }
+        run = Some(started);
+    };
+    ran.exits(0);
+    assert!(turn > 3, "the writer had {turn} turns");
+    let lost = "select count(*) from (select distinct on (id) id, m from written order by id, substr(m, 2)::int desc) last
+                  join t using (id) where t.app is distinct from last.m";
+    assert_eq!(db.sql.number(lost), 0);
+    // Every row that was there once is written once, and rows beyond the ceiling are the application's.
+    assert_eq!(
+        db.sql.number(&format!("select count(*) from t where id <= {ceiling} and n <> 1")),
+        0
+    );
+    assert_eq!(
+        db.sql.number(&format!("select count(*) from t where id > {ceiling} and n <> 0")),
+        0
+    );
+    assert_eq!(
+        db.sql.number(&format!("select count(*) from t where id <= {ceiling} and v is null")),
+        0
+    );
+}
