@@ -69,6 +69,11 @@ impl<'a> Section<'a> {
         self.problems.borrow_mut().push(problem);
     }
 
+    /// Whether the key is there at all.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     fn value(&self, key: &'static str) -> Option<(&'a DeValue<'a>, Range<usize>)> {
         self.known.borrow_mut().push(key);
         self.table.get(key).map(|value| (value.get_ref(), value.span()))

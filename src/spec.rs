@@ -126,7 +126,7 @@ fn read_spec(root: &Section<'_>, name: &str, path: &str, source: &str) -> Option
     let key = root.texts("key");
     let from = root.text("from").inspect(|from| check_sql(root, from));
     let rules = root.sections("rule", read_rule);
-    if rules.is_empty() {
+    if !root.has("rule") {
         let problem = Diagnostic::new("no rule", root.span(), "nothing to write");
         root.problem(problem.help("add a `[[rule]]` with `fill` or `set`"));
     }

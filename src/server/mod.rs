@@ -164,9 +164,9 @@ impl Server {
         let deadline = Instant::now() + START_MAX;
         loop {
             let status = fs::read_to_string(self.directory.join("data/postmaster.pid"));
-            if status
-                .is_ok_and(|text| text.lines().nth(7).is_some_and(|line| line.trim() == "ready"))
-            {
+            if status.is_ok_and(|text| {
+                text.lines().nth(7).is_some_and(|line| ["ready", "standby"].contains(&line.trim()))
+            }) {
                 return Ok(());
             }
             if let Ok(Some(exit)) = self.process.try_wait() {

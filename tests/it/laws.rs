@@ -120,7 +120,8 @@ fn prepare(db: &Db, keys: &Keys) {
     db.sql.run(setup);
     db.sql.run("analyze t; create table expected as select * from t; update expected set n = n + 1, v = coalesce(v, 'new')");
     let quoted: Vec<String> = key.split(", ").map(|column| format!("{column:?}")).collect();
-    let key = if *setup == "" { String::new() } else { format!("key = [{}]\n", quoted.join(", ")) };
+    let key =
+        if setup.is_empty() { String::new() } else { format!("key = [{}]\n", quoted.join(", ")) };
     db.spec(
         "law",
         &format!(

@@ -2,11 +2,17 @@
 #![allow(
     unreachable_pub,
     missing_docs,
-    reason = "support is shared by the files of this binary, not published"
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "support is shared by the files of this binary, not published; a test that cannot go on panics"
 )]
 
 mod architecture;
+mod bad_input;
+mod company;
+mod control;
 mod exactly_once;
 mod laws;
 mod poison;
 mod support;
+mod versions;

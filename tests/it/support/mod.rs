@@ -118,6 +118,21 @@ pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// A program that a test needs besides the server. Without it the test is left out, aloud; in CI that is a failure.
+pub fn needs(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let beside = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let places = std::env::split_paths(&path)
+        .chain(["/usr/sbin".into()])
+        .chain(beside.map(|v| v.path().join("bin")));
+    let found = places.map(|place| place.join(program)).find(|path| path.is_file());
+    if found.is_none() {
+        assert!(std::env::var_os("BACKFILL_TEST_ALL").is_none(), "{program} is not installed");
+        eprintln!("LEFT OUT: {program} is not installed");
+    }
+    found
+}
+
 /// A database and a project directory.
 pub struct Db {
     pub sql: Sql,
@@ -204,6 +219,11 @@ impl Db {
     /// The directory of the server's socket.
     pub fn socket_dir(&self) -> &Path {
         self.server.socket_dir()
+    }
+
+    /// The server's log.
+    pub fn server_log(&self) -> PathBuf {
+        self.server.log_path()
     }
 
     /// Writes a spec.
