@@ -1,3 +1,293 @@
-//! Measures the engine.
+//! What the engine itself costs: chunk overhead, time to the first commit of a resumed run, time to pause, the runner's processor time and
+//! memory, and how exact a rate is.
+//!
+//! `cargo bench --bench engine [-- --rows N --repeat R]`. A private server with `fsync` on; every figure is the median of the repeats,
+//! raw numbers beside it. Overhead is a ratio between two things measured alternately in the same run: the program with one worker
+//! and chunks of 5,000 rows, and the same UPDATE statements over the same ranges in one transaction, without claim, mark, commit or
+//! boundary search.
 
-fn main() {}
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use backfill::server::{Options, Server};
+use tokio::runtime::Runtime;
+use tokio_postgres::{Client, NoTls};
+
+const SPEC: &str = include_str!("../backfills/governance_phases.toml");
+const CHUNK: u64 = 5_000;
+
+/// The example's table; about 230 bytes a row.
+const TABLE: &str = "create table base as
+    select i as id, 'skill ' || i as name, repeat(md5(i::text), 4) as description,
+           (array['development', 'data', 'security', 'documentation', 'operations', 'support', 'design', 'research',
+                  'sales', 'people'])[1 + i % 10] as category,
+           now() as created_at, null::text[] as governance_phases";
+
+struct Bench {
+    server: Server,
+    runtime: Runtime,
+    client: Client,
+    project: PathBuf,
+    rows: u64,
+    repeat: usize,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let option = |name: &str, default: u64| {
+        let at = arguments.iter().position(|argument| argument == name);
+        at.and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(default)
+    };
+    let bench = Bench::new(option("--rows", 1_000_000), option("--repeat", 5) as usize);
+    println!(
+        "PostgreSQL {}, {} rows, {} repeats",
+        bench.server.version(),
+        bench.rows,
+        bench.repeat
+    );
+    bench.overhead();
+    bench.first_commit();
+    bench.time_to_pause();
+    bench.rates();
+    let _ = std::fs::remove_dir_all(&bench.project);
+}
+
+impl Bench {
+    fn new(rows: u64, repeat: usize) -> Bench {
+        let settings = [
+            "shared_buffers=2GB",
+            "max_wal_size=8GB",
+            "checkpoint_timeout=30min",
+            "autovacuum=off",
+        ];
+        let options =
+            Options { settings: settings.map(str::to_owned).to_vec(), ..Options::default() };
+        let server = Server::start(&options).expect("a private server");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let connected = runtime.block_on(tokio_postgres::connect(&server.url("postgres"), NoTls));
+        let (client, connection) = connected.expect("a connection");
+        runtime.spawn(connection);
+        let project = std::env::temp_dir().join(format!("backfill-bench-{}", std::process::id()));
+        std::fs::create_dir_all(project.join("backfills")).expect("a project directory");
+        let bench = Bench { server, runtime, client, project, rows, repeat };
+        bench.sql(&format!("{TABLE} from generate_series(1, {rows}) i"));
+        bench
+    }
+
+    fn sql(&self, sql: &str) {
+        self.runtime
+            .block_on(self.client.batch_execute(sql))
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    fn number(&self, sql: &str) -> f64 {
+        let row = self
+            .runtime
+            .block_on(self.client.query_one(sql, &[]))
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        row.get(0)
+    }
+
+    /// A fresh table and no runs.
+    fn fresh(&self) {
+        self.sql(
+            "drop table if exists skills; create table skills (like base); insert into skills table base;
+             alter table skills add primary key (id); drop schema if exists backfill cascade",
+        );
+        self.sql("vacuum (analyze) skills");
+        self.sql("checkpoint");
+    }
+
+    fn spec(&self, limits: &str) {
+        let text = format!("{SPEC}\n[limits]\n{limits}");
+        std::fs::write(self.project.join("backfills/bench.toml"), text).expect("write the spec");
+    }
+
+    fn start(&self, arguments: &[&str]) -> Child {
+        let program = Path::new(env!("CARGO_BIN_EXE_backfill"));
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(&self.project)
+            .env("DATABASE_URL", self.server.url("postgres"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start the program")
+    }
+
+    /// Runs a command to its end: wall time, processor seconds, peak memory in kB.
+    fn finish(&self, mut child: Child, began: Instant) -> (Duration, f64, u64) {
+        let proc = PathBuf::from(format!("/proc/{}", child.id()));
+        let reader = std::thread::spawn({
+            let out = child.stdout.take();
+            move || out.map(|out| BufReader::new(out).lines().count())
+        });
+        let (mut processor, mut peak) = (0.0, 0);
+        while child.try_wait().expect("wait").is_none() {
+            processor = f64::max(processor, processor_seconds(&proc));
+            peak = peak.max(peak_kb(&proc));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = reader.join();
+        (began.elapsed(), processor, peak)
+    }
+
+    fn overhead(&self) {
+        self.spec(&format!("workers = 1\nchunk_rows_max = {CHUNK}\nchunk_time = \"20s\"\n"));
+        let (mut shares, mut bare_s, mut run_s, mut processor, mut peaks) =
+            (vec![], vec![], vec![], vec![], vec![]);
+        for _ in 0..self.repeat {
+            self.fresh();
+            // The first chunks are small while the sizer learns; their ranges serve both sides.
+            let began = Instant::now();
+            let (_, cpu, peak) = self.finish(self.start(&["run", "bench", "--json"]), began);
+            let worked = self.number(
+                "select extract(epoch from max(settled_at) - (select started_at from backfill.run))::float8 from backfill.chunk",
+            );
+            let statement = self.text("select statement from backfill.run");
+            let ranges = self.ranges();
+            self.fresh();
+            let bare = self.bare(&statement, &ranges);
+            shares.push((worked - bare) / worked * 100.0);
+            bare_s.push(bare);
+            run_s.push(worked);
+            processor.push(cpu / (self.rows as f64 / 100_000.0) * 100.0);
+            peaks.push(peak as f64 / 1024.0);
+        }
+        println!("\nchunks of {CHUNK} rows, one worker");
+        show("statements alone, one transaction", "s", &bare_s);
+        show("the run, first chunk to last commit", "s", &run_s);
+        show("overhead (claim, mark, commit, boundaries)", "%", &shares);
+        show("runner's processor time at 100,000 rows/s", "% of a core", &processor);
+        show("runner's peak memory", "MB", &peaks);
+    }
+
+    fn text(&self, sql: &str) -> String {
+        self.runtime.block_on(self.client.query_one(sql, &[])).expect("a row").get(0)
+    }
+
+    fn ranges(&self) -> Vec<(String, String)> {
+        let sql = "select coalesce(after_key[1], '0'), upto_key[1] from backfill.chunk order by upto_key[1]::bigint";
+        let rows = self.runtime.block_on(self.client.query(sql, &[])).expect("the chunks");
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+
+    /// The same statements over the same ranges in one transaction: seconds.
+    fn bare(&self, statement: &str, ranges: &[(String, String)]) -> f64 {
+        use tokio_postgres::types::Type;
+        self.sql("begin; set local enable_seqscan = off; set local jit = off");
+        let began = Instant::now();
+        for (after, upto) in ranges {
+            let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+                [(after, Type::TEXT), (upto, Type::TEXT)];
+            let done = self.runtime.block_on(self.client.execute_typed(statement, &params));
+            done.unwrap_or_else(|error| panic!("{error}"));
+        }
+        let took = began.elapsed().as_secs_f64();
+        self.sql("commit");
+        took
+    }
+
+    /// From the command to the first commit of a run that was killed half-way.
+    fn first_commit(&self) {
+        self.spec("");
+        let mut times = Vec::new();
+        for _ in 0..self.repeat {
+            self.fresh();
+            let mut child = self.start(&["run", "bench", "--json"]);
+            wait_for_events(&mut child, "\"event\":\"settled\"", 15);
+            let _ = child.kill();
+            let _ = child.wait();
+            let began = Instant::now();
+            let mut child = self.start(&["resume", "bench", "--json"]);
+            wait_for_events(&mut child, "\"event\":\"settled\"", 1);
+            times.push(began.elapsed().as_secs_f64() * 1000.0);
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        println!("\na run that was killed half-way");
+        show("resume: command to first commit", "ms", &times);
+    }
+
+    /// From the pause command to the runner's end, at the default chunk time.
+    fn time_to_pause(&self) {
+        self.spec("");
+        let mut times = Vec::new();
+        for _ in 0..self.repeat {
+            self.fresh();
+            let mut child = self.start(&["run", "bench", "--json"]);
+            wait_for_events(&mut child, "\"event\":\"settled\"", 20);
+            let began = Instant::now();
+            let mut pause = self.start(&["pause", "bench"]);
+            let _ = pause.wait();
+            let _ = self.finish(child, began);
+            times.push(began.elapsed().as_secs_f64() * 1000.0);
+        }
+        println!("\ntwo workers, chunk time 500 ms");
+        show("pause: command to the runner's end", "ms", &times);
+    }
+
+    /// Rows a second between the first and the last commit of ten seconds.
+    fn rates(&self) {
+        self.spec("");
+        println!("\nrate over 10 s, two workers");
+        for rate in [100, 5_000, 50_000] {
+            let mut off = Vec::new();
+            for _ in 0..self.repeat.min(3) {
+                self.fresh();
+                let mut child =
+                    self.start(&["run", "bench", "--json", "--rate", &format!("{rate} rows/s")]);
+                std::thread::sleep(Duration::from_secs(11));
+                let _ = child.kill();
+                let _ = child.wait();
+                // The rows of the first chunk were paid for before the window began.
+                let measured = self.number(
+                    "with c as (select *, min(settled_at) over () as first from backfill.chunk where state = 'done')
+                     select (sum(rows_done) filter (where settled_at > first and settled_at <= first + interval '10 s') / 10.0)::float8 from c",
+                );
+                off.push((measured / f64::from(rate) - 1.0) * 100.0);
+            }
+            show(&format!("off from {rate} rows/s"), "%", &off);
+        }
+    }
+}
+
+/// Reads events until `count` of a kind have come; the rest is read and dropped by a thread, so that the program never blocks.
+fn wait_for_events(child: &mut Child, kind: &str, count: usize) {
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let seen =
+        lines.by_ref().map_while(Result::ok).filter(|line| line.contains(kind)).take(count).count();
+    assert_eq!(seen, count, "the run ended before {count} chunks; give it more rows");
+    std::thread::spawn(move || lines.count());
+}
+
+fn processor_seconds(proc: &Path) -> f64 {
+    let stat = std::fs::read_to_string(proc.join("stat")).unwrap_or_default();
+    let Some((_, fields)) = stat.rsplit_once(')') else { return 0.0 };
+    let fields: Vec<f64> =
+        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    // Clock ticks: 100 a second on Linux.
+    fields.iter().sum::<f64>() / 100.0
+}
+
+fn peak_kb(proc: &Path) -> u64 {
+    let status = std::fs::read_to_string(proc.join("status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+}
+
+fn show(what: &str, unit: &str, numbers: &[f64]) {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted[sorted.len() / 2];
+    let raw: Vec<String> = numbers.iter().map(|number| format!("{number:.2}")).collect();
+    println!("  {what:<44} {median:>9.2} {unit:<12} [{}]", raw.join(" "));
+}

@@ -1,6 +1,6 @@
 //! A TOML file read key by key, with every problem kept.
 //!
-//! `serde` stops at the first mistake; people mend files faster when they see all of them. A [`Document`] parses with recovery,
+//! `serde` stops at the first mistake; people mend files faster when they see all of them. [`read`] parses with recovery,
 //! a [`Section`] hands out typed values and remembers which keys were asked for: the rest are unknown keys, reported with
 //! the nearest known one. Pure.
 

@@ -2,7 +2,7 @@
 //!
 //! Every turn: start what may start, cut when the queue runs low, then wait for the first of: a chunk's end, a signal, a request, a
 //! payment or a delay that has come due. Nothing else holds state, so there is nothing to lock. What a chunk's error leads to is
-//! in [`super::recovery`], requests from other sessions in [`super::control`].
+//! in the `recovery` module, requests from other sessions in the `control` module.
 
 use std::collections::HashMap;
 use std::sync::Arc;
