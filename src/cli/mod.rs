@@ -1,10 +1,12 @@
 //! The command line: what may be asked, and which function answers.
 
+mod acquire;
 mod context;
 mod control;
 mod demo;
 mod doctor;
 pub mod failure;
+mod outcome;
 mod plan;
 mod run;
 mod scaffold;

@@ -2,23 +2,21 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::time::Duration;
 
 use deadpool_postgres::Object;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio_postgres::types::Type;
 
+use super::acquire::acquire;
 use super::context::{Context, host, who};
-use super::failure::{Exit, Failure, Kind, statement};
-use super::{AcceptFlags, LimitFlags, ResumeFlags, print_json, say};
-use crate::db::lock::{self, Attempt, RunLock};
+use super::failure::{Exit, Failure, Kind};
+use super::outcome::tell_end;
+use super::{AcceptFlags, LimitFlags, ResumeFlags, say};
 use crate::engine::dispatcher::{Dispatcher, Start};
-use crate::engine::{Outcome, Stop, Work, pool_size};
-use crate::event::{Event, Listener, count};
+use crate::engine::{Stop, Work, pool_size};
+use crate::event::{Event, Listener};
 use crate::plan::Plan;
 use crate::progress::{Bar, JsonLines, Lines};
-use crate::report::Report;
 use crate::spec::Spec;
 use crate::state::{Actor, Installed, NewRun, PinnedSpec, Run, RunEvent, RunState};
 
@@ -377,122 +375,4 @@ fn watch_signals() -> Result<watch::Receiver<Stop>, Failure> {
         sender.closed().await;
     });
     Ok(receiver)
-}
-
-/// The run's lock; taken from its holder when asked to.
-async fn acquire(
-    ctx: &Context,
-    client: &Object,
-    run: &Run,
-    take_over: bool,
-) -> Result<RunLock, Failure> {
-    let key = ctx.store.run_lock(run.run_id);
-    let mut tries = 0;
-    loop {
-        let holder = match lock::try_acquire(&ctx.database, key).await? {
-            Attempt::Held(lock) => return Ok(*lock),
-            Attempt::Taken(holder) => holder,
-        };
-        // A runner killed a moment ago: its backend needs that moment to notice.
-        if !take_over && tries < 3 && !is_runner_alive_here(run) {
-            tries += 1;
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        }
-        if !take_over || tries >= 20 {
-            return Err(held(run, holder));
-        }
-        tries += 1;
-        let chunks = ctx.store.chunk_lock(run.run_id);
-        let ended = "select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_locks
-                      where locktype = 'advisory' and objsubid = 2 and pid <> pg_catalog.pg_backend_pid()
-                        and database = (select oid from pg_catalog.pg_database where datname = current_database())
-                        and ((classid::bigint = ($1::bigint & 4294967295) and objid::bigint = $3::bigint)
-                          or (classid::bigint = ($2::bigint & 4294967295) and objid::bigint = $3::bigint))";
-        let (class, chunk_class, object) =
-            (i64::from(key.class), i64::from(chunks.class), i64::from(key.object));
-        let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
-            [(&class, Type::INT8), (&chunk_class, Type::INT8), (&object, Type::INT8)];
-        client
-            .query_typed(ended, &params)
-            .await
-            .map_err(statement("end the sessions of the runner that holds the run"))?;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// Whether the last runner was on this host and its process still exists.
-fn is_runner_alive_here(run: &Run) -> bool {
-    run.runner.as_ref().is_some_and(|(runner, pid)| {
-        *runner != host() || nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), None).is_ok()
-    })
-}
-
-fn held(run: &Run, backend: Option<i32>) -> Failure {
-    let name = &run.name;
-    let by = match &run.runner {
-        Some((host, pid)) => format!("process {pid} on {host}"),
-        None => "another runner".to_owned(),
-    };
-    let backend = backend.map(|pid| format!(" (backend {pid})")).unwrap_or_default();
-    Failure::refused(format!("run {} of {name} is at work: {by}{backend} holds it", run.run_id)).hint(format!(
-        "watch it with `backfill status {name} --watch`, stop it with `backfill pause {name}`; if that process is \
-         stuck, take the run over with `backfill resume {name} --take-over`"
-    ))
-}
-
-async fn tell_end(ctx: &Context, run: &Run, outcome: Outcome) -> Result<Exit, Failure> {
-    let name = &run.name;
-    let reached = match outcome {
-        Outcome::Lost(why) => {
-            let mut failure =
-                Failure::new(Kind::Stopped, "the server stayed away; the run is interrupted");
-            failure.causes.push(why);
-            return Err(failure.hint(format!("when it is back: `backfill resume {name}`")));
-        }
-        Outcome::TakenOver => {
-            return Err(Failure::refused(format!(
-                "run {} of {name} was taken over by another runner",
-                run.run_id
-            ))
-            .hint(format!("see by whom with `backfill status {name}`")));
-        }
-        Outcome::Reached(state) => state,
-    };
-    let client = ctx.connect().await?;
-    let run = ctx.store.run(&client, run.run_id).await?;
-    let report = Report::load(&client, &ctx.store, run).await?;
-    if ctx.json {
-        print_json(&serde_json::json!({ "event": "report", "report": report }));
-    } else {
-        say(&end_line(&report));
-    }
-    Ok(match reached {
-        RunState::Succeeded if report.rows_quarantined > 0 => Exit::Quarantined,
-        RunState::Succeeded => Exit::Done,
-        RunState::Failed => Exit::Failed,
-        _ => Exit::Stopped,
-    })
-}
-
-fn end_line(report: &Report) -> String {
-    let rows = count(report.rows_done.max(0).unsigned_abs());
-    let mut text =
-        format!("{} {}: {rows} rows in {} chunks", report.name, report.state, report.chunks_done);
-    if let Some(failure) = &report.failure {
-        text.push_str(&format!("\n  {failure}"));
-    }
-    if report.rows_quarantined > 0 {
-        text.push_str(&format!("\n  {} rows are set aside:", report.rows_quarantined));
-        for row in &report.quarantined {
-            text.push_str(&format!("\n    ({}) {}", row.key.join(", "), row.message));
-        }
-    }
-    for (seq, _, message) in &report.failed_chunks {
-        text.push_str(&format!("\n  chunk {seq}: {message}"));
-    }
-    if let Some(next) = report.next_command() {
-        text.push_str(&format!("\nnext: {next}"));
-    }
-    text
 }

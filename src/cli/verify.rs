@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::Object;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 
 use super::context::Context;
 use super::failure::{Exit, Failure, statement};
@@ -107,14 +107,21 @@ async fn walk(client: &Object, plan: &Plan, remaining: &str) -> Result<Findings,
         plan.session.begin_read_only(client, bounds).await.map_err(failed())?;
         let params = rehearse::params(&range);
         let mut bind = rehearse::typed(&params);
-        bind.extend([(&SLICE as &(dyn ToSql + Sync), Type::INT8), (&SLICE, Type::INT8)]);
-        let cut = client
+        bind.push((&SLICE, Type::INT8));
+        let stretch = plan.sql.stretch.get(after.is_some());
+        bind.push((&1_i64, Type::INT8));
+        let whole = client
             .query_typed(plan.sql.boundaries.get(after.is_some()), &bind)
             .await
             .map_err(failed())?;
-        let (upto, keys, is_last) = match cut.first() {
-            Some(row) => (Bound(row.get(0)), row.get::<_, i64>(1), row.get::<_, bool>(2)),
-            None => (ceiling.clone(), 0, true),
+        bind.pop();
+        let (upto, keys, is_last) = match whole.first() {
+            Some(row) => (Bound(row.get(0)), SLICE, row.get::<_, bool>(1)),
+            None => {
+                let rest = client.query_typed(stretch, &bind).await.map_err(failed())?;
+                let keys = rest.first().map_or(0, |row| row.get::<_, i64>(1));
+                (ceiling.clone(), keys, true)
+            }
         };
         let slice = KeyRange { after: after.clone(), upto: upto.clone() };
         let in_slice = plan.key.range_sql(table, after.is_some(), 1);
@@ -134,7 +141,7 @@ async fn walk(client: &Object, plan: &Plan, remaining: &str) -> Result<Findings,
             let room = SHOWN - findings.examples.len();
             findings.examples.extend(examples.unwrap_or_default().into_iter().take(room));
         }
-        if is_last || keys < SLICE {
+        if is_last {
             return Ok(findings);
         }
         after = Some(upto);

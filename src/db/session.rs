@@ -61,9 +61,13 @@ impl Session {
     ///
     /// `enable_seqscan = off` and `force_custom_plan` keep the chunk on the key's index whatever the statistics say;
     /// `row_security = off` turns silently hidden rows into an error.
+    ///
+    /// Both statements are on their way before the first is answered. Were BEGIN to fail, the settings would be local to a
+    /// transaction of one statement, which is to say nowhere.
     pub async fn begin(&self, client: &Client, bounds: Bounds) -> Result<(), Error> {
-        client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
-        self.pin(client, bounds).await
+        let begin = client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
+        let (begun, pinned) = tokio::join!(begin, self.pin(client, bounds));
+        begun.and(pinned)
     }
 
     /// As [`Session::begin`], for transactions that must not write.

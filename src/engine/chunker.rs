@@ -53,24 +53,11 @@ pub async fn cut(work: &Work, size: u32, count: u32) -> Result<Sliced, Setback> 
             return Ok(Sliced { chunks: Vec::new(), fully_cut: true });
         };
         let range = KeyRange { after, upto: ceiling.clone() };
-        let (size, limit) = (i64::from(size), i64::from(size) * i64::from(count));
-        let params = RangeParams::new(&range);
-        let mut bind = params.typed();
-        bind.extend([(&limit as &(dyn ToSql + Sync), Type::INT8), (&size, Type::INT8)]);
         *started = Instant::now();
-        let rows = client.query_typed(work.sql.boundaries.get(range.after.is_some()), &bind).await;
-        let rows = rows.map_err(|error| {
+        let found = find_cuts(client, work, &range, i64::from(size), i64::from(count)).await;
+        let (cuts, fully_cut) = found.map_err(|error| {
             Setback::Fault(Fault::from_error(&error, started.elapsed(), bounds.statement))
         })?;
-        let mut cuts: Vec<Cut> = rows
-            .iter()
-            .map(|row| Cut { upto: Bound(row.get(0)), keys: row.get::<_, i64>(1) as i32 })
-            .collect();
-        let read: i64 = cuts.iter().map(|cut| i64::from(cut.keys)).sum();
-        let fully_cut = read < limit || rows.last().is_some_and(|row| row.get(2));
-        if fully_cut {
-            end_at_ceiling(&mut cuts, ceiling);
-        }
         let chunks = work
             .store
             .cut_chunks(client, work.run_id, range.after.as_ref(), &cuts, fully_cut)
@@ -80,13 +67,45 @@ pub async fn cut(work: &Work, size: u32, count: u32) -> Result<Sliced, Setback> 
     .await
 }
 
-/// The last chunk ends at the ceiling itself, even when the row that had it is gone: a row that comes back below the ceiling must lie
-/// in a chunk.
-fn end_at_ceiling(cuts: &mut Vec<Cut>, ceiling: &Bound) {
-    match cuts.last_mut() {
-        Some(last) => last.upto = ceiling.clone(),
-        None => cuts.push(Cut { upto: ceiling.clone(), keys: 0 }),
+/// Whole chunks first; where they end, the rest up to the ceiling. The last chunk ends at the ceiling itself, even when the row that had
+/// it is gone: a row that comes back below the ceiling must lie in a chunk.
+async fn find_cuts(
+    client: &Client,
+    work: &Work,
+    range: &KeyRange,
+    size: i64,
+    count: i64,
+) -> Result<(Vec<Cut>, bool), tokio_postgres::Error> {
+    let has_after = range.after.is_some();
+    let params = RangeParams::new(range);
+    let mut bind = params.typed();
+    bind.extend([(&size as &(dyn ToSql + Sync), Type::INT8), (&count, Type::INT8)]);
+    let rows = client.query_typed(work.sql.boundaries.get(has_after), &bind).await?;
+    let mut cuts: Vec<Cut> =
+        rows.iter().map(|row| Cut { upto: Bound(row.get(0)), keys: size as i32 }).collect();
+    if rows.last().is_some_and(|row| row.get(1)) {
+        return Ok((cuts, true));
     }
+    if cuts.len() as i64 == count {
+        return Ok((cuts, false));
+    }
+    let after = cuts.last().map(|cut| cut.upto.clone()).or(range.after.clone());
+    let rest = KeyRange { after, upto: range.upto.clone() };
+    let params = RangeParams::new(&rest);
+    let mut bind = params.typed();
+    bind.push((&size, Type::INT8));
+    let rows = client.query_typed(work.sql.stretch.get(rest.after.is_some()), &bind).await?;
+    let (upto, keys) = match rows.first() {
+        // Rows were inserted since: there is a whole chunk after all, and perhaps more behind it.
+        Some(row) if row.get::<_, i64>(1) == size && !row.get::<_, bool>(2) => {
+            cuts.push(Cut { upto: Bound(row.get(0)), keys: size as i32 });
+            return Ok((cuts, false));
+        }
+        Some(row) => (range.upto.clone(), row.get::<_, i64>(1) as i32),
+        None => (range.upto.clone(), 0),
+    };
+    cuts.push(Cut { upto, keys });
+    Ok((cuts, true))
 }
 
 /// Halves a chunk at the middle of the entries it has now.

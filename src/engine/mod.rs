@@ -9,6 +9,7 @@
 //! and the chunk's own error path ends the transaction.
 
 pub mod chunker;
+mod conclusion;
 mod control;
 pub mod dispatcher;
 pub mod queue;

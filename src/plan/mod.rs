@@ -6,8 +6,10 @@
 //! and never learns which way it goes.
 
 pub mod checks;
+mod judge;
 pub mod probe;
 pub mod rehearse;
+mod resolve;
 pub mod statement;
 pub mod surroundings;
 pub mod table;
@@ -16,20 +18,19 @@ use tokio_postgres::Client;
 
 pub use checks::Refusal;
 use checks::{choose_key, server_refusal, table_refusals, table_warnings};
-use probe::{Place, Uses, judge};
+use judge::{check_statement, judge_all, remaining, targets};
 pub use rehearse::Rehearsal;
+use resolve::{check_columns, find_table, read_ceiling};
+use statement::Builder;
 pub use statement::ChunkSql;
-use statement::{Builder, Target};
 use surroundings::Server;
 use table::Table;
 
-use crate::db::session::Bounds;
-use crate::db::{ConnectError, Session, error};
-use crate::diagnostic::{Diagnostic, Report};
-use crate::document::nearest;
+use crate::db::{ConnectError, Session};
+use crate::diagnostic::Report;
 use crate::key::{Bound, Key};
-use crate::spec::{Spec, Verb};
-use crate::sql::{Ident, SqlText};
+use crate::spec::Spec;
+use crate::sql::Ident;
 use crate::state::StoreError;
 
 /// Why there is no plan.
@@ -284,196 +285,4 @@ fn identity_refusal(table: &Table, published: &[String]) -> Option<Refusal> {
             format!("ALTER TABLE {} REPLICA IDENTITY USING INDEX …;", table.name),
         )
     })
-}
-
-async fn find_table(client: &Client, spec: &Spec) -> Result<Table, PlanError> {
-    let spec_error = |problem| PlanError::Spec(Box::new(spec.report(vec![problem])));
-    let span = spec.table.span.clone();
-    match table::find(client, &spec.table.text).await {
-        Ok(Some(table)) => Ok(table),
-        Ok(None) => {
-            let problem =
-                Diagnostic::new("the table does not exist", span, "no such relation for this role");
-            Err(spec_error(problem.help(
-                "check the spelling and the schema; `backfill doctor` shows database and role",
-            )))
-        }
-        Err(error) if error.as_db_error().is_some() => {
-            Err(spec_error(probe::problem(&error, span)))
-        }
-        Err(error) => Err(PlanError::Statement("look up the table", error)),
-    }
-}
-
-/// The written columns' names; unknown ones, and those of the key, are mistakes of the spec.
-fn check_columns(spec: &Spec, table: &Table) -> Result<Vec<String>, PlanError> {
-    let mut problems = Vec::new();
-    let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-    let unknown = |expr: &crate::sql::Expr| {
-        let message = format!("{} has no column `{}`", table.name.plain(), expr.text);
-        let problem = Diagnostic::new(message, expr.span.clone(), "no such column");
-        match nearest(&expr.text, &names) {
-            Some(near) => problem.help(format!("did you mean `{near}`?")),
-            None => problem.help(format!("its columns: {}", names.join(", "))),
-        }
-    };
-    if !names.is_empty() && table.unsuitable().is_none() {
-        problems.extend(
-            spec.key.iter().flatten().filter(|e| table.column(&e.text).is_none()).map(unknown),
-        );
-        for (column, _) in spec.columns() {
-            if table.column(&column.text).is_none() {
-                problems.push(unknown(column));
-            }
-        }
-        if let Ok((key, _)) = choose_key(table, spec) {
-            let is_key = |name: &str| key.columns.iter().any(|column| column.name.as_str() == name);
-            for (column, _) in spec.columns().into_iter().filter(|(column, _)| is_key(&column.text))
-            {
-                let message =
-                    format!("column `{}` is part of the key that chunks are cut by", column.text);
-                let problem = Diagnostic::new(
-                    message,
-                    column.span.clone(),
-                    "writing it would move rows between chunks",
-                );
-                problems.push(
-                    problem.help("cut by another unique index: name its columns with `key = […]`"),
-                );
-            }
-        }
-    }
-    if problems.is_empty() {
-        return Ok(spec.columns().into_iter().map(|(column, _)| column.text.clone()).collect());
-    }
-    Err(PlanError::Spec(Box::new(spec.report(problems))))
-}
-
-/// Judges every expression; all mistakes at once. The result follows the order rules are written in.
-async fn judge_all(
-    client: &Client,
-    session: &Session,
-    spec: &Spec,
-    table: &Table,
-) -> Result<Vec<(Verb, Uses)>, PlanError> {
-    let mut exprs = Vec::new();
-    for rule in &spec.rules {
-        exprs.extend(rule.when.iter().map(|when| (when, Place::Condition, None)));
-        exprs
-            .extend(rule.writes.iter().map(|write| (&write.value, Place::Value, Some(write.verb))));
-    }
-    exprs.extend(spec.remaining.iter().map(|remaining| (remaining, Place::Condition, None)));
-    let mut problems: Vec<Diagnostic> = Vec::new();
-    let mut found = Vec::new();
-    for (expr, place, verb) in exprs {
-        match judge(client, session, (&table.name, table.oid), spec, (expr, place)).await? {
-            Err(problem) if !problems.contains(&problem) => problems.push(problem),
-            Err(_) => {}
-            Ok(uses) => {
-                if let (Some(function), false) = (uses.volatile.first(), spec.allow_volatile) {
-                    let label = format!("{function} is volatile");
-                    let problem =
-                        Diagnostic::new("the expression is volatile", expr.span.clone(), label);
-                    problems.push(problem.help(
-                        "a retried chunk would compute other values, and no check could recompute them; \
-                         mark the function STABLE or IMMUTABLE if it is, or accept it with `allow_volatile = true`",
-                    ));
-                }
-                found.extend(verb.map(|verb| (verb, uses)));
-            }
-        }
-    }
-    if problems.is_empty() {
-        Ok(found)
-    } else {
-        Err(PlanError::Spec(Box::new(spec.report(problems))))
-    }
-}
-
-fn targets(table: &Table, written: &[String]) -> Vec<Target> {
-    let columns = written.iter().filter_map(|name| table.column(name));
-    columns.map(|c| Target { name: Ident::new(&c.name), type_sql: c.type_sql.clone() }).collect()
-}
-
-/// Prepares the whole UPDATE: what only shows in combination, such as a value of the wrong type.
-async fn check_statement(
-    client: &Client,
-    session: &Session,
-    spec: &Spec,
-    builder: &Builder<'_>,
-) -> Result<(), PlanError> {
-    let sql = builder.update(false);
-    let Err(error) = prepare(client, session, &sql, builder.key.columns.len()).await? else {
-        return Ok(());
-    };
-    let origin = error::position(&error).and_then(|at| sql.origin_of(at));
-    let span = origin.unwrap_or_else(|| spec.rules[0].writes[0].value.span.clone());
-    Err(PlanError::Spec(Box::new(spec.report(vec![probe::problem(&error, span)]))))
-}
-
-async fn prepare(
-    client: &Client,
-    session: &Session,
-    sql: &SqlText,
-    params: usize,
-) -> Result<Result<(), tokio_postgres::Error>, PlanError> {
-    let statement = |error| PlanError::Statement("prepare the chunk statement", error);
-    session.begin(client, Bounds::LOOKUP).await.map_err(statement)?;
-    let types = vec![tokio_postgres::types::Type::TEXT; params];
-    let prepared = client.prepare_typed(sql.as_str(), &types).await;
-    client.batch_execute("ROLLBACK").await.map_err(statement)?;
-    match prepared {
-        Ok(_) => Ok(Ok(())),
-        Err(error) if error.as_db_error().is_some() => Ok(Err(error)),
-        Err(error) => Err(statement(error)),
-    }
-}
-
-/// The condition of a row still to do, when the data can tell: the author's own, or what `fill` would still write, or where a `set`
-/// column differs from a value that does not depend on what is written.
-async fn remaining(
-    client: &Client,
-    session: &Session,
-    spec: &Spec,
-    table: &Table,
-    builder: &Builder<'_>,
-    uses: &[(Verb, Uses)],
-) -> Result<Option<String>, PlanError> {
-    if let Some(own) = &spec.remaining {
-        return Ok(Some(SqlText::default().push_expr(own).as_str().to_owned()));
-    }
-    let has_set = spec.columns().iter().any(|(_, verb)| *verb == Verb::Set);
-    if !has_set {
-        return Ok(Some(builder.needed().as_str().to_owned()));
-    }
-    let written: Vec<i16> = spec
-        .columns()
-        .iter()
-        .filter_map(|(c, _)| table.column(&c.text))
-        .map(|c| c.attnum)
-        .collect();
-    let reads_written = |uses: &Uses| match &uses.columns {
-        None => true,
-        Some(columns) => columns.iter().any(|attnum| written.contains(attnum)),
-    };
-    if uses.iter().any(|(_, uses)| reads_written(uses) || !uses.volatile.is_empty()) {
-        return Ok(None);
-    }
-    // A type without equality (json, point) cannot be compared; then only the chunk map can tell.
-    let differing = builder.differing();
-    let mut sql = SqlText::default();
-    sql.push("SELECT 1 ").append(&builder.from_target()).push(" WHERE ").append(&differing);
-    Ok(prepare(client, session, &sql, 0).await?.ok().map(|()| differing.as_str().to_owned()))
-}
-
-async fn read_ceiling(
-    client: &Client,
-    session: &Session,
-    sql: &str,
-) -> Result<Option<Bound>, PlanError> {
-    let statement = |error| PlanError::Statement("find the greatest key", error);
-    session.begin_read_only(client, Bounds::LOOKUP).await.map_err(statement)?;
-    let rows = client.query_typed(sql, &[]).await;
-    client.batch_execute("ROLLBACK").await.map_err(statement)?;
-    Ok(rows.map_err(statement)?.first().map(|row| Bound(row.get(0))))
 }

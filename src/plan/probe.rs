@@ -1,11 +1,11 @@
 //! The server's judgement on every expression of a spec, before anything runs.
 //!
-//! Each expression is prepared on its own, so that all mistakes are found in one go and at their own lines. A temporary view
+//! Each expression is analysed on its own, so that all mistakes are found in one go and at their own lines. A temporary view
 //! in a transaction that is rolled back then tells what the expression calls and reads: the rewriter's tree names every function
 //! by number, which no reading of the text could.
 
 use tokio_postgres::Client;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::PlanError;
 use crate::db::error;
@@ -43,8 +43,8 @@ pub async fn judge(
     let statement = |error| PlanError::Statement("check an expression of the spec", error);
     session.begin(client, Bounds::LOOKUP).await.map_err(statement)?;
     let sql = select(target.0, spec, expr, place);
-    let verdict = match client.prepare_typed(sql.as_str(), &[]).await {
-        Ok(_) => uses(client, target, spec, expr).await,
+    let verdict = match analyse(client, &sql, 0).await {
+        Ok(()) => uses(client, target, spec, expr).await,
         Err(error) => Err(error),
     };
     client.batch_execute("ROLLBACK").await.map_err(statement)?;
@@ -56,6 +56,19 @@ pub async fn judge(
         }
         Err(error) => Err(statement(error)),
     }
+}
+
+/// Lets the server analyse and plan a statement with so many text parameters, without running it.
+///
+/// By EXPLAIN, because preparing would need a named statement, which behind a transaction pooler collides with those of others.
+pub async fn analyse(
+    client: &Client,
+    sql: &SqlText,
+    params: usize,
+) -> Result<(), tokio_postgres::Error> {
+    let unknown: Option<&str> = None;
+    let params = vec![(&unknown as &(dyn ToSql + Sync), Type::TEXT); params];
+    client.query_typed(sql.as_str(), &params).await.map(drop)
 }
 
 /// A server error as a problem of the spec.
@@ -73,8 +86,8 @@ pub fn problem(error: &tokio_postgres::Error, span: std::ops::Range<usize>) -> D
 
 /// In a WHERE clause, so that the server refuses here what it would refuse in the UPDATE: aggregates, window functions, sets.
 fn select(table: &QualifiedName, spec: &Spec, expr: &Expr, place: Place) -> SqlText {
-    let mut sql = from(table, spec);
-    sql.push(" WHERE ").push_expr(expr);
+    let mut sql = SqlText::default();
+    sql.push("EXPLAIN ").append(&from(table, spec)).push(" WHERE ").push_expr(expr);
     if matches!(place, Place::Value) {
         sql.push(" IS NULL");
     }

@@ -130,8 +130,8 @@ async fn rehearse_in(
 ) -> Result<Option<Rehearsal>, tokio_postgres::Error> {
     let whole = params(&KeyRange { after: None, upto: ceiling.clone() });
     let mut bind = typed(&whole);
-    bind.extend([(&ROWS as &(dyn ToSql + Sync), Type::INT8), (&ROWS, Type::INT8)]);
-    let rows = client.query_typed(plan.sql.boundaries.get(false), &bind).await?;
+    bind.push((&ROWS, Type::INT8));
+    let rows = client.query_typed(plan.sql.stretch.get(false), &bind).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let range = params(&KeyRange { after: None, upto: Bound(row.get(0)) });
     let sql =

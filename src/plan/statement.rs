@@ -41,9 +41,12 @@ pub struct ChunkSql {
     pub update: ByRange,
     /// Refuses an ambiguous join: the key of a row that several source rows match. Parameters: the range.
     pub ambiguous: Option<ByRange>,
-    /// Boundaries of the next chunks. Parameters: the range from the last cut to the ceiling, entries to read, entries a chunk.
-    /// Columns: key, entries, whether the ceiling is reached.
+    /// Boundaries of the next whole chunks. Parameters: the range from the last cut to the ceiling, entries a chunk, how many
+    /// chunks. Columns: key, whether it is the ceiling.
     pub boundaries: ByRange,
+    /// The last of the next entries. Parameters: the range, how many entries at most. Columns: key, entries, whether it is the
+    /// ceiling.
+    pub stretch: ByRange,
     /// The middle of a chunk. Parameters: the range. Columns: key, entries up to it, entries behind it.
     pub middle: ByRange,
 }
@@ -66,7 +69,13 @@ impl Builder<'_> {
         let update = ByRange::new(|has_after| self.update(has_after).as_str().to_owned());
         let ambiguous =
             self.spec.from.is_some().then(|| ByRange::new(|has_after| self.ambiguous(has_after)));
-        ChunkSql { update, ambiguous, boundaries: self.boundaries(), middle: self.middle() }
+        ChunkSql {
+            update,
+            ambiguous,
+            boundaries: self.boundaries(),
+            stretch: self.stretch(),
+            middle: self.middle(),
+        }
     }
 
     /// The UPDATE of one chunk, with origins.
@@ -248,31 +257,67 @@ impl Builder<'_> {
         sql.as_str().to_owned()
     }
 
-    /// Every n-th key of the next entries, and the last one read. The inner query is an index-only walk; the table's name is
-    /// kept as its alias, so the same column texts serve inside and outside.
+    /// Every n-th key behind the last cut, each found from the one before by an offset inside the index: no entry is carried
+    /// further than its page, which a window function over all of them would do at five times the cost.
     fn boundaries(&self) -> ByRange {
         let name = self.name();
         let columns = self.key.columns_sql(name);
         let order = self.key.order_sql(name, false);
-        let key = self.key.array_sql(name);
-        let width = self.key.columns.len();
+        let labels: Vec<String> = (1..=self.key.columns.len()).map(|i| format!("c{i}")).collect();
+        let list = |prefix: &str| {
+            labels.iter().map(|c| format!("{prefix}{c}")).collect::<Vec<_>>().join(", ")
+        };
+        let texts = labels.iter().map(|c| format!("{c}::text")).collect::<Vec<_>>().join(", ");
+        let table = self.table;
         ByRange::new(|has_after| {
             let range = self.key.range_sql(name, has_after, 1);
-            let params = self.key.range_params(has_after);
-            let (limit, size) = (params + 1, params + 2);
-            // The ceiling is the range's upper end: the last `width` of its parameters.
-            let ceiling: Vec<String> = (0..width)
-                .map(|i| format!("${}::{}", params - width + 1 + i, self.key.columns[i].type_sql))
-                .collect();
-            let ceiling = ceiling.join(", ");
-            let table = self.table;
+            let (ceiling, upto, params) = self.ceiling_of(has_after);
+            let (size, count) = (params + 1, params + 2);
+            let (labels, from_last) = (list(""), list("boundary."));
             format!(
-                "SELECT {key}, ((entry - 1) % ${size}) + 1, ({columns}) >= ({ceiling})\n  \
-                 FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS entry, count(*) OVER () AS entries\n          \
-                 FROM (SELECT {columns} FROM {table} WHERE {range} ORDER BY {order} LIMIT ${limit}) AS {name}) AS {name}\n \
-                 WHERE entry % ${size} = 0 OR entry = entries\n ORDER BY entry"
+                "WITH RECURSIVE boundary (depth, {labels}) AS (\n  \
+                 (SELECT 1, {columns} FROM {table} WHERE {range} ORDER BY {order} OFFSET ${size} - 1 LIMIT 1)\n  \
+                 UNION ALL\n  \
+                 SELECT boundary.depth + 1, next.* FROM boundary,\n         \
+                 LATERAL (SELECT {columns} FROM {table}\n                   \
+                 WHERE ({columns}) > ({from_last}) AND {name}.{leading} >= boundary.c1 AND {upto}\n                   \
+                 ORDER BY {order} OFFSET ${size} - 1 LIMIT 1) AS next\n   \
+                 WHERE boundary.depth < ${count})\n\
+                 SELECT ARRAY[{texts}], ({labels}) >= ({ceiling}) FROM boundary ORDER BY depth",
+                leading = self.key.columns[0].name,
             )
         })
+    }
+
+    /// The last of the next entries, for the end of the table, where no whole chunk is left.
+    fn stretch(&self) -> ByRange {
+        let name = self.name();
+        let columns = self.key.columns_sql(name);
+        let order = self.key.order_sql(name, false);
+        let key = self.key.array_sql(name);
+        let table = self.table;
+        ByRange::new(|has_after| {
+            let range = self.key.range_sql(name, has_after, 1);
+            let (ceiling, _, params) = self.ceiling_of(has_after);
+            format!(
+                "SELECT {key}, entries, ({columns}) >= ({ceiling})\n  \
+                 FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS entry, count(*) OVER () AS entries\n          \
+                 FROM (SELECT {columns} FROM {table} WHERE {range} ORDER BY {order} LIMIT ${limit}) AS {name}) AS {name}\n \
+                 WHERE entry = entries",
+                limit = params + 1,
+            )
+        })
+    }
+
+    /// The ceiling as values and as a condition, and how many parameters a range has: the ceiling is its upper end.
+    fn ceiling_of(&self, has_after: bool) -> (String, String, usize) {
+        let width = self.key.columns.len();
+        let params = self.key.range_params(has_after);
+        let value =
+            |i: usize| format!("${}::{}", params - width + 1 + i, self.key.columns[i].type_sql);
+        let values = (0..width).map(value).collect::<Vec<_>>().join(", ");
+        let upto = self.key.range_sql(self.name(), false, params - width + 1);
+        (values, upto, params)
     }
 
     fn middle(&self) -> ByRange {

@@ -1,0 +1,133 @@
+//! The server's judgement on a spec as a whole: every expression, the statement they make, and what the data can prove afterwards.
+
+use tokio_postgres::Client;
+
+use super::PlanError;
+use super::probe::{self, Place, Uses, judge};
+use super::statement::{Builder, Target};
+use super::table::Table;
+use crate::db::session::Bounds;
+use crate::db::{Session, error};
+use crate::diagnostic::Diagnostic;
+use crate::spec::{Spec, Verb};
+use crate::sql::{Ident, SqlText};
+
+/// Judges every expression; all mistakes at once. The result follows the order rules are written in.
+pub(super) async fn judge_all(
+    client: &Client,
+    session: &Session,
+    spec: &Spec,
+    table: &Table,
+) -> Result<Vec<(Verb, Uses)>, PlanError> {
+    let mut exprs = Vec::new();
+    for rule in &spec.rules {
+        exprs.extend(rule.when.iter().map(|when| (when, Place::Condition, None)));
+        exprs
+            .extend(rule.writes.iter().map(|write| (&write.value, Place::Value, Some(write.verb))));
+    }
+    exprs.extend(spec.remaining.iter().map(|remaining| (remaining, Place::Condition, None)));
+    let mut problems: Vec<Diagnostic> = Vec::new();
+    let mut found = Vec::new();
+    for (expr, place, verb) in exprs {
+        match judge(client, session, (&table.name, table.oid), spec, (expr, place)).await? {
+            Err(problem) if !problems.contains(&problem) => problems.push(problem),
+            Err(_) => {}
+            Ok(uses) => {
+                if let (Some(function), false) = (uses.volatile.first(), spec.allow_volatile) {
+                    let label = format!("{function} is volatile");
+                    let problem =
+                        Diagnostic::new("the expression is volatile", expr.span.clone(), label);
+                    problems.push(problem.help(
+                        "a retried chunk would compute other values, and no check could recompute them; \
+                         mark the function STABLE or IMMUTABLE if it is, or accept it with `allow_volatile = true`",
+                    ));
+                }
+                found.extend(verb.map(|verb| (verb, uses)));
+            }
+        }
+    }
+    if problems.is_empty() {
+        Ok(found)
+    } else {
+        Err(PlanError::Spec(Box::new(spec.report(problems))))
+    }
+}
+
+pub(super) fn targets(table: &Table, written: &[String]) -> Vec<Target> {
+    let columns = written.iter().filter_map(|name| table.column(name));
+    columns.map(|c| Target { name: Ident::new(&c.name), type_sql: c.type_sql.clone() }).collect()
+}
+
+/// Lets the server analyse the whole UPDATE: what only shows in combination, such as a value of the wrong type.
+pub(super) async fn check_statement(
+    client: &Client,
+    session: &Session,
+    spec: &Spec,
+    builder: &Builder<'_>,
+) -> Result<(), PlanError> {
+    let sql = builder.update(false);
+    let Err(error) = analyse(client, session, &sql, builder.key.columns.len()).await? else {
+        return Ok(());
+    };
+    // The position counts the word EXPLAIN in front.
+    let at = error::position(&error).and_then(|at| at.checked_sub("EXPLAIN ".len() as u32));
+    let origin = at.and_then(|at| sql.origin_of(at));
+    let span = origin.unwrap_or_else(|| spec.rules[0].writes[0].value.span.clone());
+    Err(PlanError::Spec(Box::new(spec.report(vec![probe::problem(&error, span)]))))
+}
+
+pub(super) async fn analyse(
+    client: &Client,
+    session: &Session,
+    sql: &SqlText,
+    params: usize,
+) -> Result<Result<(), tokio_postgres::Error>, PlanError> {
+    let statement = |error| PlanError::Statement("prepare the chunk statement", error);
+    session.begin(client, Bounds::LOOKUP).await.map_err(statement)?;
+    let mut explain = SqlText::default();
+    explain.push("EXPLAIN ").append(sql);
+    let analysed = probe::analyse(client, &explain, params).await;
+    client.batch_execute("ROLLBACK").await.map_err(statement)?;
+    match analysed {
+        Ok(()) => Ok(Ok(())),
+        Err(error) if error.as_db_error().is_some() => Ok(Err(error)),
+        Err(error) => Err(statement(error)),
+    }
+}
+
+/// The condition of a row still to do, when the data can tell: the author's own, or what `fill` would still write, or where a `set`
+/// column differs from a value that does not depend on what is written.
+pub(super) async fn remaining(
+    client: &Client,
+    session: &Session,
+    spec: &Spec,
+    table: &Table,
+    builder: &Builder<'_>,
+    uses: &[(Verb, Uses)],
+) -> Result<Option<String>, PlanError> {
+    if let Some(own) = &spec.remaining {
+        return Ok(Some(SqlText::default().push_expr(own).as_str().to_owned()));
+    }
+    let has_set = spec.columns().iter().any(|(_, verb)| *verb == Verb::Set);
+    if !has_set {
+        return Ok(Some(builder.needed().as_str().to_owned()));
+    }
+    let written: Vec<i16> = spec
+        .columns()
+        .iter()
+        .filter_map(|(c, _)| table.column(&c.text))
+        .map(|c| c.attnum)
+        .collect();
+    let reads_written = |uses: &Uses| match &uses.columns {
+        None => true,
+        Some(columns) => columns.iter().any(|attnum| written.contains(attnum)),
+    };
+    if uses.iter().any(|(_, uses)| reads_written(uses) || !uses.volatile.is_empty()) {
+        return Ok(None);
+    }
+    // A type without equality (json, point) cannot be compared; then only the chunk map can tell.
+    let differing = builder.differing();
+    let mut sql = SqlText::default();
+    sql.push("SELECT 1 ").append(&builder.from_target()).push(" WHERE ").append(&differing);
+    Ok(analyse(client, session, &sql, 0).await?.ok().map(|()| differing.as_str().to_owned()))
+}

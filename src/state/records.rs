@@ -1,0 +1,141 @@
+//! What goes into the state tables and what is read back, as types.
+
+use tokio_postgres::Row;
+
+use super::{LastWorked, Result, Run, RunState, StoreError, Times};
+use crate::db::Session;
+use crate::key::{Bound, Key, KeyColumn};
+use crate::sql::Ident;
+
+/// What a new run is made from.
+pub struct NewRun<'a> {
+    /// The spec's name.
+    pub name: &'a str,
+    /// The table, `schema.name`.
+    pub table_name: &'a str,
+    /// The table's identity.
+    pub table_oid: u32,
+    /// What it is cut by.
+    pub key: &'a Key,
+    /// The greatest key; none when the table is empty.
+    pub ceiling: Option<&'a Bound>,
+    /// The spec as pinned.
+    pub spec: PinnedSpec<'a>,
+    /// The settings that give the spec's SQL its meaning.
+    pub session: &'a Session,
+    /// Rows in the table, as the planner sees them.
+    pub table_rows_estimate: i64,
+    /// Who asks.
+    pub who: &'a str,
+}
+
+/// The parts of a run that come from the spec's text.
+pub struct PinnedSpec<'a> {
+    /// SHA-256 of the text.
+    pub digest: &'a str,
+    /// The text.
+    pub text: &'a str,
+    /// The chunk statement made from it.
+    pub statement: &'a str,
+    /// The condition of a row still to do.
+    pub remaining: Option<&'a str>,
+}
+
+/// On whose word a run changes its state.
+#[derive(Clone, Copy, Debug)]
+pub enum Actor<'a> {
+    /// An operator at another terminal.
+    Operator,
+    /// The runner of this epoch; refused when another has taken the run over.
+    Runner {
+        /// Its epoch.
+        epoch: i32,
+        /// Why the run failed, when it did.
+        failure: Option<&'a str>,
+    },
+}
+
+/// A line of the audit trail.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct LogLine {
+    /// When, ISO 8601.
+    pub at: String,
+    /// The run's number.
+    pub run_id: i64,
+    /// Who.
+    pub who: String,
+    /// What.
+    pub event: String,
+    /// More about it.
+    pub detail: String,
+}
+
+/// The only row; none or several where one was expected is an error.
+pub(super) fn one(rows: &[Row]) -> Result<&Row> {
+    match rows {
+        [row] => Ok(row),
+        _ => Err(StoreError::Unreadable(format!("{} rows where one was expected", rows.len()))),
+    }
+}
+
+pub(super) fn key_to_json(key: &Key) -> String {
+    let column = |column: &KeyColumn| {
+        [column.name.as_str(), &column.type_sql, &column.type_name].map(str::to_owned)
+    };
+    serde_json::to_string(&key.columns.iter().map(column).collect::<Vec<_>>()).unwrap_or_default()
+}
+
+pub(super) fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| StoreError::Unreadable(error.to_string()))
+}
+
+pub(super) fn read_run(row: &Row) -> Result<Run> {
+    let columns: Vec<[String; 3]> = json(row.get(8))?;
+    let column = |[name, type_sql, type_name]: [String; 3]| KeyColumn {
+        name: Ident::new(name),
+        type_sql,
+        type_name,
+    };
+    let state: String = row.get(3);
+    let verdict: Option<String> = row.get(23);
+    let reason: Option<String> = row.get(24);
+    let host: Option<String> = row.get(25);
+    let pid: Option<i32> = row.get(26);
+    Ok(Run {
+        run_id: row.get(0),
+        name: row.get(1),
+        direction: row.get(2),
+        state: RunState::parse(&state).ok_or(StoreError::Unreadable(format!("state `{state}`")))?,
+        epoch: row.get(4),
+        control_version: row.get(5),
+        table_name: row.get(6),
+        table_oid: row.get(7),
+        key: Key { columns: columns.into_iter().map(column).collect() },
+        ceiling: row.get::<_, Option<Vec<String>>>(9).map(Bound),
+        cut_upto: row.get::<_, Option<Vec<String>>>(10).map(Bound),
+        fully_cut: row.get(11),
+        next_seq: row.get(12),
+        spec_digest: row.get(13),
+        statement: row.get(14),
+        remaining: row.get(15),
+        session: json(row.get(16))?,
+        table_rows_estimate: row.get(17),
+        tuned: json(row.get(18))?,
+        last: LastWorked {
+            workers: row.get(19),
+            rate_limit: row.get(20),
+            chunk_time_ms: row.get(21),
+            chunk_rows: row.get(22),
+            throttle: verdict.zip(reason),
+        },
+        runner: host.zip(pid),
+        failure: row.get(27),
+        created_by: row.get(28),
+        times: Times {
+            created_at: row.get(29),
+            started_at: row.get(30),
+            updated_at: row.get(31),
+            finished_at: row.get(32),
+        },
+    })
+}
