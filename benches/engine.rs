@@ -2,19 +2,22 @@
 //! memory, and how exact a rate is.
 //!
 //! `cargo bench --bench engine [-- --rows N --repeat R]`. A private server with `fsync` on; every figure is the median of the repeats,
-//! raw numbers beside it. Overhead is a ratio between two things measured alternately in the same run: the program with one worker
-//! and chunks of 5,000 rows, and the same UPDATE statements over the same ranges in one transaction, without claim, mark, commit or
-//! boundary search.
+//! raw numbers beside it. Overhead is a ratio between two things measured alternately in the same run: the
+//! program with chunks of 5,000 rows, and the same UPDATE statements over the same ranges by as many sessions, each in one transaction,
+//! without claim, mark, boundary search, or more than one commit.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use backfill::server::{Options, Server};
 use tokio::runtime::Runtime;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls};
 
 const SPEC: &str = include_str!("../backfills/governance_phases.toml");
@@ -49,7 +52,8 @@ fn main() {
         bench.rows,
         bench.repeat
     );
-    bench.overhead();
+    bench.overhead(1);
+    bench.overhead(2);
     bench.first_commit();
     bench.time_to_pause();
     bench.rates();
@@ -67,11 +71,7 @@ impl Bench {
         let options =
             Options { settings: settings.map(str::to_owned).to_vec(), ..Options::default() };
         let server = Server::start(&options).expect("a private server");
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let connected = runtime.block_on(tokio_postgres::connect(&server.url("postgres"), NoTls));
-        let (client, connection) = connected.expect("a connection");
-        runtime.spawn(connection);
+        let (runtime, client) = connect(&server.url("postgres"));
         let project = std::env::temp_dir().join(format!("backfill-bench-{}", std::process::id()));
         std::fs::create_dir_all(project.join("backfills")).expect("a project directory");
         let bench = Bench { server, runtime, client, project, rows, repeat };
@@ -140,31 +140,33 @@ impl Bench {
         (began.elapsed(), processor, peak)
     }
 
-    fn overhead(&self) {
-        self.spec(&format!("workers = 1\nchunk_rows_max = {CHUNK}\nchunk_time = \"20s\"\n"));
+    fn overhead(&self, workers: usize) {
+        self.spec(&format!(
+            "workers = {workers}\nchunk_rows_max = {CHUNK}\nchunk_time = \"20s\"\n"
+        ));
         let (mut shares, mut bare_s, mut run_s, mut processor, mut peaks) =
             (vec![], vec![], vec![], vec![], vec![]);
         for _ in 0..self.repeat {
             self.fresh();
-            // The first chunks are small while the sizer learns; their ranges serve both sides.
             let began = Instant::now();
             let (_, cpu, peak) = self.finish(self.start(&["run", "bench", "--json"]), began);
             let worked = self.number(
                 "select extract(epoch from max(settled_at) - (select started_at from backfill.run))::float8 from backfill.chunk",
             );
             let statement = self.text("select statement from backfill.run");
+            // The first chunks are small while the sizer learns; their ranges serve both sides.
             let ranges = self.ranges();
             self.fresh();
-            let bare = self.bare(&statement, &ranges);
+            let bare = self.bare(&statement, ranges, workers);
             shares.push((worked - bare) / worked * 100.0);
             bare_s.push(bare);
             run_s.push(worked);
             processor.push(cpu / (self.rows as f64 / 100_000.0) * 100.0);
             peaks.push(peak as f64 / 1024.0);
         }
-        println!("\nchunks of {CHUNK} rows, one worker");
-        show("statements alone, one transaction", "s", &bare_s);
-        show("the run, first chunk to last commit", "s", &run_s);
+        println!("\nchunks of {CHUNK} rows, workers: {workers}");
+        show("statements alone, a transaction a worker", "s", &bare_s);
+        show("the run, from its start to the last commit", "s", &run_s);
         show("overhead (claim, mark, commit, boundaries)", "%", &shares);
         show("runner's processor time at 100,000 rows/s", "% of a core", &processor);
         show("runner's peak memory", "MB", &peaks);
@@ -180,20 +182,33 @@ impl Bench {
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     }
 
-    /// The same statements over the same ranges in one transaction: seconds.
-    fn bare(&self, statement: &str, ranges: &[(String, String)]) -> f64 {
-        use tokio_postgres::types::Type;
-        self.sql("begin; set local enable_seqscan = off; set local jit = off");
+    /// The same statements over the same ranges, by as many sessions as the run had workers, each in one transaction: seconds.
+    fn bare(&self, statement: &str, ranges: Vec<(String, String)>, workers: usize) -> f64 {
+        let queue = Mutex::new(VecDeque::from(ranges));
+        let url = self.server.url("postgres");
         let began = Instant::now();
-        for (after, upto) in ranges {
-            let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-                [(after, Type::TEXT), (upto, Type::TEXT)];
-            let done = self.runtime.block_on(self.client.execute_typed(statement, &params));
-            done.unwrap_or_else(|error| panic!("{error}"));
-        }
-        let took = began.elapsed().as_secs_f64();
-        self.sql("commit");
-        took
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    let (runtime, client) = connect(&url);
+                    let sql = |sql: &str| runtime.block_on(client.batch_execute(sql)).expect(sql);
+                    sql("begin; set local enable_seqscan = off; set local jit = off");
+                    loop {
+                        let Some((after, upto)) = queue.lock().expect("no panic").pop_front()
+                        else {
+                            break;
+                        };
+                        let params: [(&(dyn ToSql + Sync), Type); 2] =
+                            [(&after, Type::TEXT), (&upto, Type::TEXT)];
+                        runtime
+                            .block_on(client.execute_typed(statement, &params))
+                            .expect(statement);
+                    }
+                    sql("commit");
+                });
+            }
+        });
+        began.elapsed().as_secs_f64()
     }
 
     /// From the command to the first commit of a run that was killed half-way.
@@ -258,6 +273,15 @@ impl Bench {
             show(&format!("off from {rate} rows/s"), "%", &off);
         }
     }
+}
+
+fn connect(url: &str) -> (Runtime, Client) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (client, connection) =
+        runtime.block_on(tokio_postgres::connect(url, NoTls)).expect("a connection");
+    runtime.spawn(connection);
+    (runtime, client)
 }
 
 /// Reads events until `count` of a kind have come; the rest is read and dropped by a thread, so that the program never blocks.

@@ -53,7 +53,8 @@ const KILL_AT: f64 = 0.4;
 struct Stage {
     server: Server,
     database: Database,
-    project: Project,
+    /// A directory with the example's specs, inside the server's: it goes when that goes.
+    project: PathBuf,
     signals: Signals,
 }
 
@@ -61,20 +62,6 @@ struct Stage {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-}
-
-/// A directory with the example's specs, removed when dropped.
-struct Project {
-    directory: PathBuf,
-    is_kept: bool,
-}
-
-impl Drop for Project {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            let _ = std::fs::remove_dir_all(&self.directory);
-        }
-    }
 }
 
 /// `backfill demo`.
@@ -119,21 +106,14 @@ fn step(title: &str) {
     print(&format!("\n== {title}"));
 }
 
-fn write_project(near: &Path) -> Result<Project, Failure> {
-    let name = near
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .replace("backfill-pg-", "backfill-demo-");
-    let directory = near.with_file_name(name);
+fn write_project(server: &Path) -> Result<PathBuf, Failure> {
+    let project = server.join("project");
     let failed = |error: std::io::Error| {
         Failure::new(Kind::Failed, format!("write the example's specs: {error}"))
     };
-    let project = Project { directory, is_kept: false };
-    std::fs::create_dir_all(project.directory.join("backfills")).map_err(failed)?;
+    std::fs::create_dir_all(project.join("backfills")).map_err(failed)?;
     for (name, text) in SPECS {
-        std::fs::write(project.directory.join(format!("backfills/{name}.toml")), text)
-            .map_err(failed)?;
+        std::fs::write(project.join(format!("backfills/{name}.toml")), text).map_err(failed)?;
     }
     Ok(project)
 }
@@ -214,7 +194,7 @@ impl Stage {
         };
         let program = std::env::current_exe().map_err(failed)?;
         let mut command = Command::new(program);
-        command.args(arguments).arg("--project").arg(&self.project.directory).stdin(Stdio::null());
+        command.args(arguments).arg("--project").arg(&self.project).stdin(Stdio::null());
         command.arg("--url").arg(self.server.url("postgres"));
         for variable in ["DATABASE_URL", "PGPASSWORD", "PGSERVICE", "PGOPTIONS", "PGSSLMODE"] {
             command.env_remove(variable);
@@ -329,15 +309,14 @@ impl Stage {
         Ok(())
     }
 
-    fn keep(mut self) {
-        self.project.is_kept = true;
+    fn keep(self) {
         let url = self.server.url("postgres");
-        let project = self.project.directory.display().to_string();
+        let project = self.project.display().to_string();
         let (_, stop) = self.server.keep();
         print(&format!(
             "\nThe server stays up. Try:\n  export DATABASE_URL='{url}'\n  cd {project}\n  backfill list\n  \
              backfill plan double_quota\n  backfill run category_owner\n  backfill log {NAME}\n\
-             Stop and remove it with:\n  {stop} {project}"
+             Stop and remove it with:\n  {stop}"
         ));
     }
 }

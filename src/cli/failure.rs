@@ -1,11 +1,12 @@
 //! What went wrong, for people and for scripts: message, hint with the next command, exit code.
 
 use std::error::Error;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::db::lock::AcquireError;
-use crate::db::{ConnInfoError, ConnectError};
+use crate::db::{Class, ConnInfoError, ConnectError};
 use crate::diagnostic::Report;
 use crate::plan::{PlanError, Refusal};
 use crate::server::ServerError;
@@ -68,6 +69,8 @@ pub struct Failure {
     pub hints: Vec<String>,
     /// Problems in a file.
     pub report: Option<Box<Report>>,
+    /// The class of the server's error, when a statement of the command itself met one.
+    pub class: Option<Class>,
     /// Why a plan is unsafe.
     pub refusals: Vec<Refusal>,
 }
@@ -76,7 +79,8 @@ impl Failure {
     /// A failure without causes.
     pub fn new(kind: Kind, message: impl Into<String>) -> Failure {
         let (causes, hints) = (Vec::new(), Vec::new());
-        Failure { kind, message: message.into(), causes, hints, report: None, refusals: Vec::new() }
+        let message = message.into();
+        Failure { kind, message, causes, hints, report: None, class: None, refusals: Vec::new() }
     }
 
     /// A refusal.
@@ -254,6 +258,8 @@ pub fn statement(what: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Fa
     move |error| {
         let mut failure = Failure::new(Kind::Failed, what);
         failure.causes.push(crate::db::message(&error));
+        // A command's own statements are never timed against a chunk; a timeout here is none of the run's.
+        failure.class = Some(crate::db::classify(&error, Duration::ZERO, Duration::MAX));
         failure
     }
 }

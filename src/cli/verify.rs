@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 use super::context::Context;
 use super::failure::{Exit, Failure, statement};
 use super::{print, print_json};
+use crate::db::Class;
 use crate::db::session::Bounds;
 use crate::event::count;
 use crate::key::{Bound, KeyRange};
@@ -48,7 +49,12 @@ async fn by_data(
     plan: &Plan,
     remaining: &str,
 ) -> Result<Exit, Failure> {
-    let findings = walk(client, plan, remaining).await?;
+    let findings = match walk(client, plan, remaining).await {
+        Err(failure) if failure.class == Some(Class::Data) => {
+            return cannot_tell(ctx, client, name, failure).await;
+        }
+        other => other?,
+    };
     let is_proved = findings.remaining == 0;
     if ctx.json {
         print_json(&serde_json::json!({
@@ -75,6 +81,26 @@ async fn by_data(
         ));
     }
     Ok(if is_proved { Exit::Done } else { Exit::Found })
+}
+
+/// The condition itself raises on some row, most likely one that was set aside for it.
+async fn cannot_tell(
+    ctx: &Context,
+    client: &Object,
+    name: &str,
+    failure: Failure,
+) -> Result<Exit, Failure> {
+    client.batch_execute("ROLLBACK").await.map_err(statement("end the look-up"))?;
+    let why = failure.causes.join("; ");
+    if ctx.json {
+        print_json(
+            &serde_json::json!({ "name": name, "proved": false, "method": "data", "error": why }),
+        );
+    } else {
+        print(&format!("{name} is not proved: a row raises while it is looked at: {why}"));
+        print(&advice(ctx, client, name).await?);
+    }
+    Ok(Exit::Found)
 }
 
 async fn advice(ctx: &Context, client: &Object, name: &str) -> Result<String, Failure> {

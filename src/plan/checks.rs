@@ -48,6 +48,12 @@ pub fn server_refusal(server: &Server) -> Option<Refusal> {
             "connect to the primary (target_session_attrs=read-write picks it from several hosts)";
         return Some(Refusal::new(what, "nothing can be written here", mend));
     }
+    if server.read_only_by_default {
+        let role = Ident::new(&server.role);
+        let what = format!("transactions of role {role} are read-only by default");
+        let mend = format!("ALTER ROLE {role} SET default_transaction_read_only = off;");
+        return Some(Refusal::new(what, "progress could not be written", mend));
+    }
     if server.version_num < SERVER_MIN {
         let what = format!("PostgreSQL {} is too old", server.version);
         return Some(Refusal::new(

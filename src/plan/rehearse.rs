@@ -43,12 +43,9 @@ pub fn typed(params: &[String]) -> Vec<(&(dyn ToSql + Sync), Type)> {
 /// Refuses a statement that would not reach the target by the key's index: on a large table every chunk would read all of it.
 pub async fn guard(client: &Client, plan: &Plan) -> Result<Option<Refusal>, PlanError> {
     let Some(ceiling) = &plan.ceiling else { return Ok(None) };
-    let range = KeyRange { after: Some(ceiling.clone()), upto: ceiling.clone() };
     let statement = |error| PlanError::Statement("explain the chunk statement", error);
     plan.session.begin(client, Bounds::LOOKUP).await.map_err(statement)?;
-    let sql = format!("EXPLAIN (FORMAT JSON) {}", plan.sql.update.get(true));
-    let params = params(&range);
-    let rows = client.query_typed(&sql, &typed(&params)).await;
+    let rows = explain_first_chunk(client, plan, ceiling).await;
     client.batch_execute("ROLLBACK").await.map_err(statement)?;
     let text = explain_text(&rows.map_err(statement)?);
     let explain: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -59,6 +56,32 @@ pub async fn guard(client: &Client, plan: &Plan) -> Result<Option<Refusal>, Plan
                     subqueries that read the same table";
         Refusal::new(what, "every chunk would read far more than its own rows", mend)
     }))
+}
+
+/// The plan for a range of the size that chunks have: for an empty one the planner may choose otherwise.
+async fn explain_first_chunk(
+    client: &Client,
+    plan: &Plan,
+    ceiling: &Bound,
+) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
+    let Some((range, _)) = first_chunk(client, plan, ceiling).await? else { return Ok(Vec::new()) };
+    let sql = format!("EXPLAIN (FORMAT JSON) {}", plan.sql.update.get(false));
+    client.query_typed(&sql, &typed(&range)).await
+}
+
+/// The range of the first chunk, as parameters, and its entries; none when the table is empty.
+async fn first_chunk(
+    client: &Client,
+    plan: &Plan,
+    ceiling: &Bound,
+) -> Result<Option<(Vec<String>, i64)>, tokio_postgres::Error> {
+    let whole = params(&KeyRange { after: None, upto: ceiling.clone() });
+    let mut bind = typed(&whole);
+    bind.push((&ROWS, Type::INT8));
+    let rows = client.query_typed(plan.sql.stretch.get(false), &bind).await?;
+    Ok(rows
+        .first()
+        .map(|row| (params(&KeyRange { after: None, upto: Bound(row.get(0)) }), row.get(1))))
 }
 
 /// EXPLAIN answers with type `json`, whose binary form is its text.
@@ -128,12 +151,7 @@ async fn rehearse_in(
     plan: &Plan,
     ceiling: &Bound,
 ) -> Result<Option<Rehearsal>, tokio_postgres::Error> {
-    let whole = params(&KeyRange { after: None, upto: ceiling.clone() });
-    let mut bind = typed(&whole);
-    bind.push((&ROWS, Type::INT8));
-    let rows = client.query_typed(plan.sql.stretch.get(false), &bind).await?;
-    let Some(row) = rows.first() else { return Ok(None) };
-    let range = params(&KeyRange { after: None, upto: Bound(row.get(0)) });
+    let Some((range, keys)) = first_chunk(client, plan, ceiling).await? else { return Ok(None) };
     let sql =
         format!("EXPLAIN (ANALYZE, WAL, TIMING OFF, FORMAT JSON) {}", plan.sql.update.get(false));
     let started = Instant::now();
@@ -144,7 +162,7 @@ async fn rehearse_in(
     let written = node["Plans"][0]["Actual Rows"].as_f64().unwrap_or(0.0);
     let rows = client.query_typed(&plan.image_sql(), &typed(&range)).await?;
     Ok(Some(Rehearsal {
-        keys: row.get(1),
+        keys,
         rows: written as i64,
         took,
         wal_bytes: node["WAL Bytes"].as_i64().unwrap_or(0),

@@ -14,6 +14,8 @@ pub struct Server {
     pub version: String,
     /// Whether it is a standby.
     pub in_recovery: bool,
+    /// Whether this role's transactions are read-only unless they say otherwise.
+    pub read_only_by_default: bool,
     /// The database's name.
     pub database: String,
     /// The role in use.
@@ -24,7 +26,8 @@ pub struct Server {
 pub async fn server(client: &Client) -> Result<Server, Error> {
     let sql =
         "select current_setting('server_version_num')::int, current_setting('server_version'),
-                      pg_catalog.pg_is_in_recovery(), current_database()::text, current_user::text";
+                      pg_catalog.pg_is_in_recovery(), current_database()::text, current_user::text,
+                      current_setting('default_transaction_read_only')::boolean";
     let rows = client.query_typed(sql, &[]).await?;
     let row = &rows[0];
     Ok(Server {
@@ -33,6 +36,7 @@ pub async fn server(client: &Client) -> Result<Server, Error> {
         in_recovery: row.get(2),
         database: row.get(3),
         role: row.get(4),
+        read_only_by_default: row.get(5),
     })
 }
 

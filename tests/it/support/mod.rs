@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
 /// Bound of every wait. Generous: it only matters when something is broken.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(major: Option<u32>) -> Server {
     // wal_level=logical lets publications exist; prepared transactions and locks as in production.

@@ -1,0 +1,121 @@
+//! What a plan says about the table's surroundings, and that it changes nothing.
+
+use crate::support::Db;
+
+#[test]
+fn everything_that_a_run_would_set_off_is_said_beforehand() {
+    let db = Db::found();
+    db.sql.run(
+        "create table parent (id int primary key);
+         create table t (id bigint primary key, c text, v int references parent, w int, twice int generated always as (v * 2) stored);
+         create index by_v on t (v); create index by_expression on t ((v + 1)); create index partly on t (c) where v > 0;
+         create index by_twice on t (twice); create index by_c on t (c);
+         insert into parent values (1); insert into t (id, c) select i, 'x' from generate_series(1, 1000) i; analyze t;
+         create function note() returns trigger language plpgsql as 'begin return new; end';
+         create trigger noted before update of v on t for each row execute function note();
+         create trigger silent before update of w on t for each row execute function note();
+         create publication changes for table t; alter table t replica identity full",
+    );
+    db.spec("plan", "description = \"words\"\ntable = \"t\"\n[[rule]]\nfill = { v = \"1\" }\n[limits]\nworkers = 3\n");
+    let contents = "select md5(string_agg(t::text, '' order by id)) from t";
+    let before = db.sql.text(contents);
+    let plan = db.backfill(&["plan", "plan", "--json", "--rate", "100 rows/s"]).exits(0).json();
+    let said = plan["warnings"].to_string();
+    for words in [
+        "trigger noted (note)",
+        "foreign key t_v_fkey",
+        "generated column `twice`",
+        "publication changes",
+        "REPLICA IDENTITY FULL",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(!said.contains("silent"), "{said}");
+    let mut blockers: Vec<&str> =
+        plan["hot_blockers"].as_array().unwrap().iter().filter_map(|v| v.as_str()).collect();
+    blockers.sort_unstable();
+    assert_eq!(blockers, ["by_expression", "by_twice", "by_v", "partly"]);
+    assert_eq!(plan["ceiling"][0], "1000");
+    assert_eq!(plan["rehearsal"]["rows"], 500);
+    assert_eq!(plan["limits"]["workers"], serde_json::json!({ "value": 3, "origin": "spec" }));
+    assert_eq!(db.sql.text(contents), before);
+    assert_eq!(db.sql.text("select to_regnamespace('backfill') is null"), "t");
+}
+
+#[test]
+fn settings_win_in_the_documented_order() {
+    let db = Db::found();
+    db.sql.run("create table t (id bigint primary key, v int); insert into t values (1)");
+    let workers = |with_spec: bool, environment: Option<&str>, flag: Option<&str>| {
+        let limits = if with_spec { "[limits]\nworkers = 5\n" } else { "" };
+        db.spec("order", &format!("table = \"t\"\n[[rule]]\nfill = {{ v = \"1\" }}\n{limits}"));
+        let mut command = db.command(&["plan", "order", "--json"]);
+        if let Some(value) = environment {
+            command.env("BACKFILL_WORKERS", value);
+        }
+        if let Some(value) = flag {
+            command.args(["--workers", value]);
+        }
+        let output = command.output().unwrap();
+        let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (
+            plan["limits"]["workers"]["value"].as_u64().unwrap(),
+            plan["limits"]["workers"]["origin"].to_string(),
+        )
+    };
+    assert_eq!(workers(false, None, None), (2, "\"default\"".into()));
+    std::fs::write(db.directory.join("backfill.toml"), "[limits]\nworkers = 7\n").unwrap();
+    assert_eq!(workers(false, None, None), (7, "\"project\"".into()));
+    assert_eq!(workers(true, None, None), (5, "\"spec\"".into()));
+    assert_eq!(workers(true, Some("4"), None), (4, "\"environment\"".into()));
+    assert_eq!(workers(true, Some("4"), Some("3")), (3, "\"flag\"".into()));
+}
+
+#[test]
+fn a_statement_that_would_reach_the_table_another_way_is_refused() {
+    let db = Db::found();
+    db.sql.run(
+        "create table t (id bigint primary key, c int unique, v int);
+         insert into t select i, i from generate_series(1, 5000) i; analyze t",
+    );
+    db.spec(
+        "scan",
+        "table = \"t\"\nfrom = \"(values (7)) AS s (c)\"\n[[rule]]\nwhen = \"s.c = t.c\"\nfill = { v = \"1\" }\n",
+    );
+    let ran = db.backfill(&["run", "scan"]).exits(3);
+    ran.says("the chunk statement would read public.t by Index Scan on t_c_key, not by key (id)")
+        .says("mend:");
+    assert_eq!(db.sql.number("select count(v) from t"), 0);
+}
+
+#[test]
+fn the_roles_own_defaults_do_not_change_what_a_run_means() {
+    let db = Db::found();
+    let role = format!("odd_{}", db.name);
+    db.sql.run(&format!(
+        "create table t (id timestamptz primary key, v date, f float8); create role {role} login superuser;
+         insert into t select '2026-01-31 00:00Z'::timestamptz + i * interval '1 hour 0.000001 s', null, 0.1 + i / 3.0 from generate_series(1, 900) i;
+         alter role {role} set datestyle = 'SQL, DMY'; alter role {role} set timezone = 'Asia/Kolkata';
+         alter role {role} set default_transaction_isolation = 'repeatable read';
+         alter role {role} set extra_float_digits = 0"
+    ));
+    // Read with the day first, as the role's own sessions would.
+    db.spec("dates", "table = \"t\"\n[[rule]]\nfill = { v = \"'03/02/2026'::date\" }\n[limits]\nchunk_rows_max = 50\n");
+    let url = db.url.replace("postgres@", &format!("{role}@"));
+    db.backfill(&["run", "dates", "--url", &url]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where v = '2026-02-03'"), 900);
+}
+
+#[test]
+fn a_role_that_is_read_only_by_default_is_refused() {
+    let db = Db::found();
+    let role = format!("reader_{}", db.name);
+    db.sql.run(&format!(
+        "create table t (id bigint primary key, v int); create role {role} login superuser;
+         alter role {role} set default_transaction_read_only = on"
+    ));
+    db.spec("read", "table = \"t\"\n[[rule]]\nfill = { v = \"1\" }\n");
+    let url = db.url.replace("postgres@", &format!("{role}@"));
+    let ran = db.backfill(&["run", "read", "--url", &url]).exits(3);
+    ran.says("read-only by default").says("SET default_transaction_read_only = off");
+}
