@@ -105,7 +105,11 @@ impl Report {
         let pace = Pace::of(&recent);
         let total = keys_total(&run, &sums);
         let left = (total - sums.keys_done).max(0);
-        let share = (sums.keys_done > 0).then(|| sums.rows_done as f64 / sums.keys_done as f64);
+        // Past the planner's estimate nobody knows how much is left.
+        let is_known = run.fully_cut || sums.keys_cut < run.table_rows_estimate;
+        let pace_left = pace.as_ref().filter(|_| is_known);
+        let share =
+            (sums.keys_done > 0 && is_known).then(|| sums.rows_done as f64 / sums.keys_done as f64);
         let is_waiting = is_live && !run.state.is_final();
         let throttle = run.last.throttle.clone().filter(|_| is_waiting);
         let (verdict, reason) = throttle.unwrap_or(("none".to_owned(), String::new()));
@@ -124,8 +128,8 @@ impl Report {
             rate_limit_rows_per_s: run.last.rate_limit,
             workers: run.last.workers,
             chunk_time_ms: run.last.chunk_time_ms,
-            eta_s_low: pace.as_ref().map(|pace| (left as f64 / pace.keys_best).round() as i64),
-            eta_s_high: pace.as_ref().map(|pace| (left as f64 / pace.keys_worst).round() as i64),
+            eta_s_low: pace_left.map(|pace| (left as f64 / pace.keys_best).round() as i64),
+            eta_s_high: pace_left.map(|pace| (left as f64 / pace.keys_worst).round() as i64),
             throttle: ThrottleReport { verdict, reason },
             quarantined: store.quarantined(client, run.run_id, LISTED).await?,
             failed_chunks: store.failed_chunks(client, run.run_id, LISTED).await?,

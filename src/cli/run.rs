@@ -187,16 +187,31 @@ async fn resume_all(ctx: &Context, client: Object, flags: Flags) -> Result<Exit,
         say("nothing is unfinished");
     }
     let mut worst = Exit::Done;
+    let mut refused = None;
     for run in runs {
         let client = ctx.connect().await?;
-        let spec = ctx.spec(&run.name)?;
-        let exit = take_up(ctx, client, spec, run, flags, Next::Continue).await?;
+        let name = run.name.clone();
+        let taken_up = match ctx.spec(&name) {
+            Ok(spec) => take_up(ctx, client, spec, run, flags, Next::Continue).await,
+            Err(failure) => Err(failure),
+        };
+        let exit = match taken_up {
+            Ok(exit) => exit,
+            Err(failure) => {
+                say(&format!("{name}: {}", failure.text(false)));
+                refused = Some(failure);
+                continue;
+            }
+        };
         if exit == Exit::Stopped {
             return Ok(exit);
         }
         worst = if exit.code() > worst.code() { exit } else { worst };
     }
-    Ok(worst)
+    match refused {
+        Some(failure) => Err(failure),
+        None => Ok(worst),
+    }
 }
 
 /// `backfill retry NAME`.
@@ -213,7 +228,9 @@ pub(super) async fn retry(ctx: &Context, name: &str, flags: Flags) -> Result<Exi
     if let Err(illegal) = run.state.next(Next::Retry.event(run.state)) {
         return Err(Failure::refused(illegal.to_string()).hint(format!("backfill run {name}")));
     }
-    let flags = Flags { takeover: ResumeFlags { accept_change: true, ..flags.takeover }, ..flags };
+    // Every chunk of a finished run is done but those of the rows set aside, and mending them may take a change of the spec.
+    let accept_change = flags.takeover.accept_change || run.state == RunState::Succeeded;
+    let flags = Flags { takeover: ResumeFlags { accept_change, ..flags.takeover }, ..flags };
     take_up(ctx, client, spec, run, flags, Next::Retry).await
 }
 
@@ -226,9 +243,7 @@ async fn take_up(
     flags: Flags,
     next: Next,
 ) -> Result<Exit, Failure> {
-    let digest = spec.digest();
-    let has_changed = digest != run.spec_digest;
-    if has_changed && !flags.takeover.accept_change {
+    if spec.digest() != run.spec_digest && !flags.takeover.accept_change {
         return Err(Failure::refused(format!(
             "{} has changed since run {} began",
             spec.path, run.run_id
@@ -255,11 +270,6 @@ async fn take_up(
     }
     if run.state == RunState::Cancelling {
         return finish_cancel(ctx, client, &run).await;
-    }
-    if has_changed {
-        let pinned = pinned(&spec, &digest, &plan);
-        ctx.store.accept_spec(&client, run.run_id, &pinned).await?;
-        ctx.store.log(&client, run.run_id, &who(), "spec changed", &digest).await?;
     }
     drive(ctx, client, spec, plan, run, flags, next).await
 }
@@ -301,6 +311,11 @@ async fn drive(
     let epoch =
         ctx.store.begin_epoch(&client, run.run_id, &host, std::process::id() as i32).await?;
     ctx.store.transition(&client, run.run_id, next.event(run.state), Actor::Operator).await?;
+    let digest = spec.digest();
+    if digest != run.spec_digest {
+        ctx.store.accept_spec(&client, run.run_id, &pinned(&spec, &digest, &plan)).await?;
+        ctx.store.log(&client, run.run_id, &who(), "spec changed", &digest).await?;
+    }
     let reopened = ctx.store.reopen(&client, run.run_id, next == Next::Retry).await?;
     let detail = format!("runner {epoch}, {reopened} chunks reopened");
     ctx.store.log(&client, run.run_id, &who(), next.word(), &detail).await?;

@@ -47,15 +47,31 @@ pub async fn try_acquire(database: &Database, key: LockKey) -> Result<Attempt, A
     } else {
         "pg_try_advisory_lock"
     };
-    let rows = connection.query_typed(&format!("select {function}($1, $2)"), &params(&key)).await?;
+    let asked = ask(&connection, function, key).await;
+    match asked {
+        Ok(Asked::Held) => Ok(Attempt::Held(Box::new(RunLock { connection }))),
+        Ok(Asked::Taken(holder)) => {
+            super::roll_back(connection).await;
+            Ok(Attempt::Taken(holder))
+        }
+        Err(error) => {
+            super::roll_back(connection).await;
+            Err(error.into())
+        }
+    }
+}
+
+enum Asked {
+    Held,
+    Taken(Option<i32>),
+}
+
+async fn ask(client: &Client, function: &str, key: LockKey) -> Result<Asked, Error> {
+    let rows = client.query_typed(&format!("select {function}($1, $2)"), &params(&key)).await?;
     if rows.first().is_some_and(|row| row.get(0)) {
-        return Ok(Attempt::Held(Box::new(RunLock { connection })));
+        return Ok(Asked::Held);
     }
-    let holder = holder(&connection, key).await?;
-    if pooled {
-        super::roll_back(connection).await;
-    }
-    Ok(Attempt::Taken(holder))
+    Ok(Asked::Taken(holder(client, key).await?))
 }
 
 /// Why the lock could not even be tried.
@@ -93,16 +109,31 @@ impl RunLock {
     }
 }
 
+/// Looks that must agree on a direct connection. Behind a busy pooler another client may take and give back a backend between two
+/// questions, so that one look alone could miss it.
+const LOOKS: u32 = 3;
+
 /// Whether a transaction pooler stands between us and the server: two client connections that share a backend, or one that
 /// changes it, prove it. On a direct connection neither can happen.
 pub async fn is_pooled(database: &Database, first: &Client) -> Result<bool, AcquireError> {
-    let before = backend(first).await?;
-    let second = database.get().await?;
+    for _ in 0..LOOKS {
+        let before = backend(first).await?;
+        let second = database.get().await?;
+        let looked = look(first, &second).await;
+        // Whatever came of it, the pool must not get a connection back with a transaction open.
+        super::roll_back(second).await;
+        let (other, after) = looked?;
+        if before == other || before != after {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The backend of `second`, inside a transaction, and that of `first` meanwhile.
+async fn look(first: &Client, second: &Client) -> Result<(i32, i32), Error> {
     second.batch_execute("BEGIN").await?;
-    let other = backend(&second).await?;
-    let after = backend(first).await?;
-    second.batch_execute("COMMIT").await?;
-    Ok(before == other || before != after)
+    Ok((backend(second).await?, backend(first).await?))
 }
 
 async fn backend(client: &Client) -> Result<i32, Error> {

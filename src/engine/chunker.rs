@@ -177,7 +177,7 @@ async fn transact<T>(
     };
     let done = match work.session.begin(&connection, Bounds::LOOKUP).await {
         Ok(()) => body(&connection, &mut started).await,
-        Err(error) => Err(fault(error, started)),
+        Err(error) => Err(Setback::from_begin(&error, started.elapsed(), Bounds::LOOKUP.statement)),
     };
     match done {
         Ok(value) => match connection.batch_execute("COMMIT").await {

@@ -75,7 +75,6 @@ impl Dispatcher<'_> {
             Ok(control) => control,
             Err(error) => return self.absent(&error.to_string()),
         };
-        self.absent_since = None;
         if control.epoch != self.work.epoch {
             return self.end(Ending::TakenOver);
         }

@@ -101,7 +101,8 @@ pub struct Dispatcher<'l> {
     /// The next chunk to start, already charged for.
     charged: Option<(Chunk, f64)>,
     pub(super) ending: Option<Ending>,
-    pub(super) absent_since: Option<Instant>,
+    /// When the server was first and last found missing, in one stretch.
+    pub(super) absent: Option<(Instant, Instant)>,
     pub(super) control_version: i32,
     fully_cut: bool,
     /// The highest chunk number seen; chunks of an unanswered commit have higher ones.
@@ -109,6 +110,8 @@ pub struct Dispatcher<'l> {
     paged_seq: i64,
     has_pages: bool,
     pub(super) cut_due: Option<Instant>,
+    /// Cuts in a row that ran into their time.
+    pub(super) cut_failures: u32,
     pub(super) must_reload: bool,
     next_tick: Instant,
     pub(super) rows: i64,
@@ -154,13 +157,14 @@ impl<'l> Dispatcher<'l> {
             shortage_ends: None,
             charged: None,
             ending: None,
-            absent_since: None,
+            absent: None,
             control_version: start.control_version,
             fully_cut: start.fully_cut,
             seen_seq: start.next_seq - 1,
             paged_seq: 0,
             has_pages: true,
             cut_due: None,
+            cut_failures: 0,
             must_reload: false,
             next_tick: Instant::now(),
             rows: 0,
@@ -174,7 +178,7 @@ impl<'l> Dispatcher<'l> {
         let begun = Instant::now();
         loop {
             self.admit();
-            if self.is_over() {
+            if self.is_over() && (self.ending.is_some() || !self.find_forgotten().await) {
                 break;
             }
             if self.wants_chunks() {
@@ -244,7 +248,8 @@ impl<'l> Dispatcher<'l> {
             self.verdict = verdict.clone();
             self.is_unpublished = true;
         }
-        if verdict.rate() != self.pacer_rate {
+        // A hold keeps the debt; it only postpones it.
+        if !matches!(verdict, Verdict::Hold(_)) && verdict.rate() != self.pacer_rate {
             self.pacer_rate = verdict.rate();
             self.pacer.set_rate(self.pacer_rate);
         }
@@ -264,8 +269,32 @@ impl<'l> Dispatcher<'l> {
         let fetched =
             if self.has_pages || self.must_reload { self.load().await } else { self.cut().await };
         match fetched {
-            Ok(()) => self.cut_due = None,
+            Ok(()) => (self.cut_due, self.cut_failures) = (None, 0),
             Err(setback) => self.cut_failed(setback),
+        }
+    }
+
+    /// Before the end is told, the chunks themselves are asked: one whose creation was committed without an answer reaching us may
+    /// still be open. True when there is something left to do or to ask again.
+    async fn find_forgotten(&mut self) -> bool {
+        let found = match self.work.database.get().await {
+            Err(error) => Err(Setback::from_connect(&error)),
+            Ok(client) => {
+                let found = self.work.store.pending(&client, self.work.run_id, 0, PAGE).await;
+                found.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))
+            }
+        };
+        match found {
+            Ok(chunks) => {
+                self.saw(&chunks);
+                let is_any = !chunks.is_empty();
+                self.queue.append(chunks);
+                is_any
+            }
+            Err(setback) => {
+                self.cut_failed(setback);
+                true
+            }
         }
     }
 
@@ -291,7 +320,7 @@ impl<'l> Dispatcher<'l> {
     }
 
     async fn cut(&mut self) -> Result<(), Setback> {
-        let cap = self.verdict.rate().map_or(f64::MAX, |rate| (rate.get() * RATE_SHARE).max(1.0));
+        let cap = self.pacer_rate.map_or(f64::MAX, |rate| (rate.get() * RATE_SHARE).max(1.0));
         let size = f64::from(self.sizer.size()).min(cap) as u32;
         let count = self.limits.workers.value * READY_PER_WORKER as u32;
         let sliced = chunker::cut(&self.work, size, count).await?;
@@ -340,7 +369,9 @@ impl<'l> Dispatcher<'l> {
     }
 
     async fn attempted(&mut self, chunk: Chunk, attempt: Attempt) {
-        let charged = self.in_flight.remove(&chunk.seq).map_or(0.0, |in_flight| in_flight.charged);
+        let in_flight = self.in_flight.remove(&chunk.seq);
+        let charged = in_flight.as_ref().map_or(0.0, |in_flight| in_flight.charged);
+        let had_connection = in_flight.is_some_and(|in_flight| in_flight.token.is_some());
         match attempt {
             Attempt::Settled(settled) => self.settled(&chunk, &settled, charged).await,
             Attempt::Refused(state) => {
@@ -350,13 +381,13 @@ impl<'l> Dispatcher<'l> {
             }
             Attempt::Setback(setback) => {
                 self.pacer.charge(-charged);
-                self.set_back(chunk, setback).await;
+                self.set_back(chunk, setback, had_connection).await;
             }
         }
     }
 
     async fn settled(&mut self, chunk: &Chunk, settled: &Settled, charged: f64) {
-        self.absent_since = None;
+        self.absent = None;
         self.queue.forget(chunk.seq);
         self.pacer.charge(settled.rows as f64 - charged);
         if !settled.found_done {

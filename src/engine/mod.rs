@@ -113,6 +113,15 @@ pub enum Setback {
 }
 
 impl Setback {
+    /// BEGIN itself failed. On a standby that asks for a writable transaction in vain it says "feature not supported".
+    fn from_begin(error: &tokio_postgres::Error, elapsed: Duration, timeout: Duration) -> Setback {
+        let mut fault = Fault::from_error(error, elapsed, timeout);
+        if fault.sqlstate.as_deref() == Some("0A000") {
+            fault.class = Class::ReadOnly;
+        }
+        Setback::Fault(fault)
+    }
+
     fn from_store(error: StoreError, elapsed: Duration, timeout: Duration) -> Setback {
         match error {
             StoreError::EpochOver => Setback::TakenOver,
@@ -158,9 +167,10 @@ impl RangeParams {
 
 /// Time bounds of a chunk: a statement may take four times the chunk time and at least 2 s, then the chunk is halved.
 ///
-/// Less would halve chunks for an ordinary checkpoint's stall; more would hold row locks longer than applications wait.
+/// and twice the lock wait, or waiting for the application would be taken for a chunk too big. Less would halve chunks for an ordinary checkpoint's stall; more would hold row locks longer than applications wait.
 pub fn chunk_bounds(limits: &Limits) -> Bounds {
-    let statement = (limits.chunk_time.value * 4).max(Duration::from_secs(2));
+    let waiting = limits.lock_timeout.value * 2;
+    let statement = (limits.chunk_time.value * 4).max(Duration::from_secs(2)).max(waiting);
     Bounds { lock: limits.lock_timeout.value, statement }
 }
 

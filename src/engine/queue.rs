@@ -12,6 +12,7 @@ pub struct Queue {
     ready: VecDeque<Chunk>,
     delayed: Vec<(Instant, Chunk)>,
     attempts: HashMap<i64, u32>,
+    crashes: HashMap<i64, u32>,
 }
 
 impl Queue {
@@ -58,8 +59,16 @@ impl Queue {
         *attempts
     }
 
+    /// Counts a connection that a chunk lost in the middle of its work: how many now.
+    pub fn crashed(&mut self, seq: i64) -> u32 {
+        let crashes = self.crashes.entry(seq).or_default();
+        *crashes += 1;
+        *crashes
+    }
+
     /// Forgets a chunk that is settled or changed.
     pub fn forget(&mut self, seq: i64) {
         self.attempts.remove(&seq);
+        self.crashes.remove(&seq);
     }
 }

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::dispatcher::{Dispatcher, Ending};
-use super::retry::{ABSENCE_MAX, Action, decide, jitter};
+use super::retry::{ABSENCE_MAX, Action, decide, is_deadly, jitter};
 use super::{Fault, Setback, Stop, chunker};
 use crate::db::Class;
 use crate::event::Event;
@@ -12,9 +12,15 @@ use crate::state::Chunk;
 /// Attempts on a chunk that holds no row and fails all the same (a trigger for the whole statement, say).
 const EMPTY_MAX: u32 = 5;
 
+/// Longest pause between two losses of the server that belong together: twice the longest wait before it is tried again.
+const STRETCH: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// Cuts in a row that may run into their time.
+const CUTS_MAX: u32 = 5;
+
 impl Dispatcher<'_> {
     /// A chunk was rolled back.
-    pub(super) async fn set_back(&mut self, chunk: Chunk, setback: Setback) {
+    pub(super) async fn set_back(&mut self, chunk: Chunk, setback: Setback, had_connection: bool) {
         let fault = match setback {
             Setback::TakenOver => return self.end(Ending::TakenOver),
             Setback::Fault(fault) => fault,
@@ -23,6 +29,12 @@ impl Dispatcher<'_> {
             && matches!(fault.class, Class::Cancelled | Class::TooBig)
         {
             return self.queue.push_front(chunk);
+        }
+        if had_connection
+            && fault.class == Class::Connection
+            && is_deadly(self.queue.crashed(chunk.seq))
+        {
+            return self.give_up(chunk, &fault).await;
         }
         let attempts = self.queue.failed(chunk.seq);
         self.act(chunk, fault, attempts).await;
@@ -73,10 +85,16 @@ impl Dispatcher<'_> {
         self.again(chunk, fault, attempts, wait);
     }
 
-    /// The server is not there; after [`ABSENCE_MAX`] of that the runner stops.
+    /// The server is not there, or is no primary; after [`ABSENCE_MAX`] of that the runner stops. Losses that lie further apart than
+    /// [`STRETCH`] are separate.
     pub(super) fn absent(&mut self, message: &str) {
-        let since = *self.absent_since.get_or_insert_with(Instant::now);
-        if since.elapsed() > ABSENCE_MAX {
+        let now = Instant::now();
+        let first = match self.absent {
+            Some((first, last)) if now - last < STRETCH => first,
+            _ => now,
+        };
+        self.absent = Some((first, now));
+        if first.elapsed() > ABSENCE_MAX {
             self.end(Ending::Lost(message.to_owned()));
         }
     }
@@ -122,7 +140,7 @@ impl Dispatcher<'_> {
         if let Err(setback) = chunker::set_aside(&self.work, &chunk, &key, &fault).await {
             return self.step_failed(chunk, setback, 1);
         }
-        self.start.quarantined += 1;
+        self.count_quarantined().await;
         self.queue.forget(chunk.seq);
         let sqlstate = fault.sqlstate.clone().unwrap_or_default();
         self.audit("quarantined", &format!("one row, SQLSTATE {sqlstate}")).await;
@@ -145,6 +163,14 @@ impl Dispatcher<'_> {
                 "more than {allowed} rows are set aside (quarantine_max); the last one: {}",
                 fault.message
             )));
+        }
+    }
+
+    /// Counted in the table, because a retried row may have been in it already.
+    async fn count_quarantined(&mut self) {
+        let Ok(client) = self.work.database.get().await else { return };
+        if let Ok(count) = self.work.store.count_quarantined(&client, self.work.run_id).await {
+            self.start.quarantined = count;
         }
     }
 
@@ -181,7 +207,7 @@ impl Dispatcher<'_> {
                 self.end(Ending::Fail(fault.message));
             }
             Setback::Fault(fault) => {
-                if fault.class == Class::Connection {
+                if matches!(fault.class, Class::Connection | Class::ReadOnly) {
                     self.absent(&fault.message);
                 }
                 self.must_reload = true;
@@ -210,7 +236,13 @@ impl Dispatcher<'_> {
                 )));
                 self.shortage_ends = Some(Instant::now() + std::time::Duration::from_secs(1));
             }
-            Class::TooBig => self.sizer.too_big(self.sizer.size()),
+            Class::TooBig if self.cut_failures >= CUTS_MAX => {
+                return self.end(Ending::Fail(fault.message));
+            }
+            Class::TooBig => {
+                self.cut_failures += 1;
+                self.sizer.too_big(self.sizer.size());
+            }
             Class::Contention => {}
         }
         tracing::debug!(error = fault.message, "cutting failed and will be tried again");

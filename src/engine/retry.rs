@@ -10,6 +10,10 @@ const CONTENTION_MAX: u32 = 10;
 /// Attempts on a chunk that cannot be halved further, so that a passing load peak does not fail it.
 const INDIVISIBLE_MAX: u32 = 3;
 
+/// Connections that a chunk may lose in the middle of its work. Backends that are terminated, or a server that restarts, meet
+/// a chunk once or twice; one that meets it every time is most likely brought down by it.
+const CRASHES_MAX: u32 = 10;
+
 /// Longest wait between attempts.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -54,6 +58,11 @@ pub fn decide(class: Class, attempts: u32, keys: i32) -> Action {
         Class::Cancelled => Action::Pause,
         Class::Fatal => Action::Fail,
     }
+}
+
+/// Whether a chunk that lost so many connections in the middle of its work is given up.
+pub fn is_deadly(crashes: u32) -> bool {
+    crashes >= CRASHES_MAX
 }
 
 /// Doubles from `first` with every attempt, up to [`WAIT_MAX`].

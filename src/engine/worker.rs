@@ -89,7 +89,7 @@ async fn transaction(
     // statement, and nothing is written before both have succeeded.
     let (begun, claim) =
         tokio::join!(work.session.begin(client, bounds), work.store.claim(client, at));
-    begun.map_err(|error| fault(error, step))?;
+    begun.map_err(|error| Setback::from_begin(&error, step.elapsed(), bounds.statement))?;
     let claim =
         claim.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;
     let settled = |rows, found_done| {

@@ -18,17 +18,16 @@ pub(super) async fn judge_all(
     session: &Session,
     spec: &Spec,
     table: &Table,
-) -> Result<Vec<(Verb, Uses)>, PlanError> {
+) -> Result<Vec<Uses>, PlanError> {
     let mut exprs = Vec::new();
     for rule in &spec.rules {
-        exprs.extend(rule.when.iter().map(|when| (when, Place::Condition, None)));
-        exprs
-            .extend(rule.writes.iter().map(|write| (&write.value, Place::Value, Some(write.verb))));
+        exprs.extend(rule.when.iter().map(|when| (when, Place::Condition, true)));
+        exprs.extend(rule.writes.iter().map(|write| (&write.value, Place::Value, true)));
     }
-    exprs.extend(spec.remaining.iter().map(|remaining| (remaining, Place::Condition, None)));
+    exprs.extend(spec.remaining.iter().map(|remaining| (remaining, Place::Condition, false)));
     let mut problems: Vec<Diagnostic> = Vec::new();
     let mut found = Vec::new();
-    for (expr, place, verb) in exprs {
+    for (expr, place, is_rule) in exprs {
         match judge(client, session, (&table.name, table.oid), spec, (expr, place)).await? {
             Err(problem) if !problems.contains(&problem) => problems.push(problem),
             Err(_) => {}
@@ -42,7 +41,7 @@ pub(super) async fn judge_all(
                          mark the function STABLE or IMMUTABLE if it is, or accept it with `allow_volatile = true`",
                     ));
                 }
-                found.extend(verb.map(|verb| (verb, uses)));
+                found.extend(is_rule.then_some(uses));
             }
         }
     }
@@ -103,7 +102,7 @@ pub(super) async fn remaining(
     spec: &Spec,
     table: &Table,
     builder: &Builder<'_>,
-    uses: &[(Verb, Uses)],
+    uses: &[Uses],
 ) -> Result<Option<String>, PlanError> {
     if let Some(own) = &spec.remaining {
         return Ok(Some(SqlText::default().push_expr(own).as_str().to_owned()));
@@ -122,7 +121,7 @@ pub(super) async fn remaining(
         None => true,
         Some(columns) => columns.iter().any(|attnum| written.contains(attnum)),
     };
-    if uses.iter().any(|(_, uses)| reads_written(uses) || !uses.volatile.is_empty()) {
+    if uses.iter().any(|uses| reads_written(uses) || !uses.volatile.is_empty()) {
         return Ok(None);
     }
     // A type without equality (json, point) cannot be compared; then only the chunk map can tell.

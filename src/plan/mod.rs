@@ -82,6 +82,8 @@ pub struct Plan {
     pub rows_to_do: i64,
     /// Indexes that make the updates non-HOT because they mention a written column.
     pub hot_blockers: Vec<String>,
+    /// Publications that carry the target's updates to subscribers.
+    pub published: Vec<String>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
@@ -109,7 +111,10 @@ impl Plan {
         let session = Session::read(client).await.map_err(lookup)?;
         let table = find_table(client, spec).await?;
         let written = check_columns(spec, &table)?;
-        let refusals = table_refusals(&table, &server, &written);
+        let mut refusals = table_refusals(&table, &server, &written);
+        let published =
+            surroundings::publications_of_target(client, &table.name).await.map_err(lookup)?;
+        refusals.extend(identity_refusal(&table, &published));
         if !refusals.is_empty() {
             return Err(PlanError::Refused(refusals));
         }
@@ -129,6 +134,7 @@ impl Plan {
             key: key.clone(),
             written,
             hot_blockers: Vec::new(),
+            published,
             warnings: Vec::new(),
             table_rows: 0,
             rows_to_do: 0,
@@ -206,11 +212,6 @@ impl Plan {
             );
             refusals.push(Refusal::new(what, "the index's order can no longer be trusted", mend));
         }
-        let published =
-            surroundings::publications_of_target(client, &table.name).await.map_err(lookup)?;
-        if let Some(refusal) = identity_refusal(table, &published) {
-            refusals.push(refusal);
-        }
         if !refusals.is_empty() {
             return Err(PlanError::Refused(refusals));
         }
@@ -234,12 +235,12 @@ impl Plan {
         for constraint in surroundings::foreign_keys(client, oid, &written).await.map_err(lookup)? {
             warnings.push(format!("foreign key {constraint} is checked for every row written"));
         }
-        if !published.is_empty() {
-            let names = published.join(", ");
+        if !self.published.is_empty() {
+            let names = self.published.join(", ");
             warnings
                 .push(format!("publication {names} carries every row written to its subscribers"));
         }
-        if !published.is_empty() && table.replica_identity == "f" {
+        if !self.published.is_empty() && table.replica_identity == "f" {
             warnings.push(
                 "REPLICA IDENTITY FULL: every row written carries its whole old version in WAL"
                     .to_owned(),

@@ -226,12 +226,13 @@ impl Builder<'_> {
     fn fill_needed(&self, target: &Target) -> SqlText {
         let mut sql = SqlText::default();
         sql.push(&format!("{} IS NULL AND ", self.column(target)));
-        if let [(Some(when), write)] = self.deciding(target).as_slice() {
-            sql.push_expr(when).push(" AND ").push_expr(&write.value);
-        } else {
-            sql.append(&self.decided(target, Otherwise::Null));
+        // Beside the CASE, so that the planner sees the condition: it may be what the source is joined by.
+        if let [(Some(when), _)] = self.deciding(target).as_slice() {
+            sql.push_expr(when).push(" AND ");
         }
-        sql.push(" IS NOT NULL").clone()
+        // A CASE, because only that keeps the value from being computed for rows that the condition excludes. And not IS NOT NULL, which
+        // for a composite value asks whether all its fields are.
+        sql.append(&self.decided(target, Otherwise::Null)).push(" IS DISTINCT FROM NULL").clone()
     }
 
     fn any_when(&self, target: &Target) -> SqlText {
@@ -273,17 +274,17 @@ impl Builder<'_> {
             let range = self.key.range_sql(name, has_after, 1);
             let (ceiling, upto, params) = self.ceiling_of(has_after);
             let (size, count) = (params + 1, params + 2);
-            let (labels, from_last) = (list(""), list("boundary."));
+            let (labels, from_last) = (list(""), list("backfill_boundary."));
             format!(
-                "WITH RECURSIVE boundary (depth, {labels}) AS (\n  \
+                "WITH RECURSIVE backfill_boundary (depth, {labels}) AS (\n  \
                  (SELECT 1, {columns} FROM {table} WHERE {range} ORDER BY {order} OFFSET ${size} - 1 LIMIT 1)\n  \
                  UNION ALL\n  \
-                 SELECT boundary.depth + 1, next.* FROM boundary,\n         \
+                 SELECT backfill_boundary.depth + 1, next.* FROM backfill_boundary,\n         \
                  LATERAL (SELECT {columns} FROM {table}\n                   \
-                 WHERE ({columns}) > ({from_last}) AND {name}.{leading} >= boundary.c1 AND {upto}\n                   \
+                 WHERE ({columns}) > ({from_last}) AND {name}.{leading} >= backfill_boundary.c1 AND {upto}\n                   \
                  ORDER BY {order} OFFSET ${size} - 1 LIMIT 1) AS next\n   \
-                 WHERE boundary.depth < ${count})\n\
-                 SELECT ARRAY[{texts}], ({labels}) >= ({ceiling}) FROM boundary ORDER BY depth",
+                 WHERE backfill_boundary.depth < ${count})\n\
+                 SELECT ARRAY[{texts}], ({labels}) >= ({ceiling}) FROM backfill_boundary ORDER BY depth",
                 leading = self.key.columns[0].name,
             )
         })
@@ -300,10 +301,10 @@ impl Builder<'_> {
             let range = self.key.range_sql(name, has_after, 1);
             let (ceiling, _, params) = self.ceiling_of(has_after);
             format!(
-                "SELECT {key}, entries, ({columns}) >= ({ceiling})\n  \
-                 FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS entry, count(*) OVER () AS entries\n          \
+                "SELECT {key}, backfill_entries, ({columns}) >= ({ceiling})\n  \
+                 FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS backfill_entry, count(*) OVER () AS backfill_entries\n          \
                  FROM (SELECT {columns} FROM {table} WHERE {range} ORDER BY {order} LIMIT ${limit}) AS {name}) AS {name}\n \
-                 WHERE entry = entries",
+                 WHERE backfill_entry = backfill_entries",
                 limit = params + 1,
             )
         })
@@ -329,10 +330,10 @@ impl Builder<'_> {
         ByRange::new(|has_after| {
             let range = self.key.range_sql(name, has_after, 1);
             format!(
-                "SELECT {key}, entry, entries - entry\n  \
-                 FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS entry, count(*) OVER () AS entries\n          \
+                "SELECT {key}, backfill_entry, backfill_entries - backfill_entry\n  \
+                 FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS backfill_entry, count(*) OVER () AS backfill_entries\n          \
                  FROM (SELECT {columns} FROM {table} WHERE {range} ORDER BY {order}) AS {name}) AS {name}\n \
-                 WHERE entry = greatest(entries / 2, 1)"
+                 WHERE backfill_entry = greatest(backfill_entries / 2, 1)"
             )
         })
     }
@@ -383,7 +384,7 @@ mod tests {
     fn one_fill_rule_is_a_plain_assignment() {
         let sql =
             build("[[rule]]\nwhen = \"c = 1\"\nfill = { p = \"ARRAY['x']\" }", &[("p", "text[]")]);
-        let expected = r#"UPDATE "public"."t"    SET "p" = (ARRAY['x'])  WHERE "t"."id" > $1::int8 AND "t"."id" <= $2::int8    AND ("t"."p" IS NULL AND (c = 1) AND (ARRAY['x']) IS NOT NULL)"#;
+        let expected = r#"UPDATE "public"."t"    SET "p" = (ARRAY['x'])  WHERE "t"."id" > $1::int8 AND "t"."id" <= $2::int8    AND ("t"."p" IS NULL AND (c = 1) AND CASE WHEN (c = 1) THEN (ARRAY['x'])::text[] END IS DISTINCT FROM NULL)"#;
         assert_eq!(sql, expected);
     }
 

@@ -142,12 +142,14 @@ async fn indexes(client: &Client, oid: u32) -> Result<Vec<Index>, Error> {
                         where k.ord <= i.indnkeyatts),
                       am.amname = 'btree', i.indisunique, i.indisvalid and i.indisready, i.indimmediate,
                       i.indpred is null, i.indexprs is null,
-                      (select coalesce(bool_and(a.attnotnull), false)
-                              and count(distinct k.opt & 1) = 1
+                      (select coalesce(bool_and(a.attnotnull and not exists (select from pg_catalog.pg_constraint n where n.conrelid = a.attrelid and n.contype = 'n'
+                                  and not n.convalidated and n.conkey @> array[a.attnum])), false)
+                              and count(distinct k.opt & 1) = 1 and bool_and((k.opt & 1) = (k.opt >> 1 & 1))
                          from unnest(i.indkey::int2[], i.indoption::int2[]) with ordinality k (attnum, opt, ord)
                          join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
                         where k.ord <= i.indnkeyatts),
-                      (select coalesce(bool_and(a.attnotnull), false)
+                      (select coalesce(bool_and(a.attnotnull and not exists (select from pg_catalog.pg_constraint n where n.conrelid = a.attrelid and n.contype = 'n'
+                                  and not n.convalidated and n.conkey @> array[a.attnum])), false)
                          from unnest(i.indkey::int2[]) with ordinality k (attnum, ord)
                          join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
                         where k.ord <= i.indnkeyatts),
@@ -188,7 +190,10 @@ fn read_index(row: &tokio_postgres::Row) -> Index {
             !no_expressions || flag(10),
             "a column of it may be NULL: rows with NULL would be skipped",
         ),
-        (!no_expressions || !flag(10) || flag(9), "its columns are sorted in different directions"),
+        (
+            !no_expressions || !flag(10) || flag(9),
+            "its columns are sorted in different directions, or NULLs where they are not by default",
+        ),
         (
             !no_expressions || flag(11),
             "it sorts differently from its columns (collation or operator class)",

@@ -250,11 +250,15 @@ fn split(statement: &Statement) -> Option<Option<String>> {
     };
     let parts = conjuncts(&condition.text)?;
     let name = unquote(&column.text);
+    let table = unquote(statement.table.text.rsplit('.').next().unwrap_or_default());
     let is_null = |part: &&str| {
         let words: Vec<&str> = part.split_whitespace().collect();
         let [subject, is, null] = words.as_slice() else { return false };
-        let subject = subject.rsplit('.').next().unwrap_or(subject);
-        unquote(subject) == name
+        // The row's own column only: `c.name IS NULL` of a join source is another condition.
+        let (qualifier, subject) = subject.rsplit_once('.').unwrap_or(("", subject));
+        let is_own = qualifier.is_empty() || unquote(qualifier) == table;
+        is_own
+            && unquote(subject) == name
             && is.eq_ignore_ascii_case("is")
             && null.eq_ignore_ascii_case("null")
     };
@@ -262,7 +266,7 @@ fn split(statement: &Statement) -> Option<Option<String>> {
         return None;
     }
     let rest: Vec<String> = parts.into_iter().filter(|part| !is_null(&part.as_str())).collect();
-    Some((!rest.is_empty()).then(|| rest.join(" AND ")))
+    Some((!rest.is_empty()).then(|| rest.join("\n AND ")))
 }
 
 /// The parts of a condition joined by AND at its top level; None when OR stands there too.
@@ -324,9 +328,37 @@ fn rules(statements: &[Statement]) -> Result<Vec<Rule>, Vec<Diagnostic>> {
             Diagnostic::new(message, span, "set here").help("make two specs and run them in order")
         })
         .collect();
+    yield_where_null(&mut fills);
     sets.reverse();
     fills.extend(sets);
     if problems.is_empty() { Ok(fills) } else { Err(problems) }
+}
+
+/// A statement that fills NULL leaves the row to the next one; a rule decides. So a rule whose value may be NULL holds only where it is
+/// not, when another fills the same column after it.
+fn yield_where_null(fills: &mut [Rule]) {
+    for i in 0..fills.len() {
+        let column = unquote(&fills[i].writes[0].0.text);
+        let value = fills[i].writes[0].1.text.clone();
+        let is_followed =
+            fills[i + 1..].iter().any(|rule| unquote(&rule.writes[0].0.text) == column);
+        if is_followed && !is_plainly_not_null(&value) {
+            let when =
+                fills[i].when.take().map(|when| format!("({when}\n) AND ")).unwrap_or_default();
+            fills[i].when = Some(format!("{when}({value}\n) IS NOT NULL"));
+        }
+    }
+}
+
+/// Whether a value is a literal or an array constructor.
+fn is_plainly_not_null(value: &str) -> bool {
+    let Some(first) = tokenize(value).next() else { return false };
+    let word = &value[..first.len as usize];
+    match first.kind {
+        TokenKind::Literal { .. } => value.len() == word.len(),
+        TokenKind::Ident => word.eq_ignore_ascii_case("array") && value.ends_with(']'),
+        _ => false,
+    }
 }
 
 fn render(name: &str, first: &Statement, rules: &[Rule]) -> String {
@@ -389,6 +421,25 @@ mod tests {
             .map(|r| (r.when.as_ref().map(|w| w.text.as_str()), r.writes[0].verb))
             .collect();
         assert_eq!(rules, [(Some("category IN ('a', 'b')"), Verb::Fill), (None, Verb::Fill)]);
+    }
+
+    #[test]
+    fn what_a_statement_leaves_to_the_next_a_rule_leaves_too() {
+        let spec = spec(
+            "UPDATE t SET p = q WHERE p IS NULL AND a = 1 -- why\n AND b; UPDATE t SET p = 'x' WHERE p IS NULL",
+        );
+        assert_eq!(
+            spec.rules[0].when.as_ref().unwrap().text,
+            "(a = 1 -- why\n AND b\n) AND (q\n) IS NOT NULL"
+        );
+        assert!(spec.rules[1].when.is_none());
+    }
+
+    #[test]
+    fn a_null_check_on_the_join_source_is_no_fill() {
+        let spec = spec("UPDATE t SET p = c.x FROM cats AS c WHERE c.p IS NULL AND c.id = t.cat");
+        assert_eq!(spec.rules[0].writes[0].verb, Verb::Set);
+        assert!(spec.rules[0].when.as_ref().unwrap().text.contains("c.p IS NULL"));
     }
 
     #[test]

@@ -204,3 +204,24 @@ fn a_zombie_stopped_inside_a_chunk_does_not_commit_it() {
     every_row_is_one(&db.sql, 2_000);
     assert_eq!(db.sql.number("select count(*) from backfill.chunk where settled_epoch < 3"), 0);
 }
+
+#[test]
+fn a_chunk_that_nobody_remembers_is_done_before_the_end() {
+    let db = Db::found();
+    counters(&db.sql, 3_000);
+    db.spec("once", &spec("chunk_rows_max = 100\n"));
+    let run = db.start(&["run", "once", "--rate", "1000 rows/s"]);
+    wait_for("chunks settle", || db.chunks_done() >= 3);
+    // As after a split whose commit was not answered: the rows of an open chunk are moved to a new one behind the runner's back.
+    db.sql.run(
+        "with last as (select * from backfill.chunk order by seq desc limit 1 for update),
+              numbered as (update backfill.run set next_seq = next_seq + 1000 returning next_seq - 1000 + 500 as seq),
+              shortened as (update backfill.chunk c set upto_key = array[((c.after_key[1])::bigint + 50)::text]
+                              from last where c.seq = last.seq and c.state = 'pending' returning 1)
+         insert into backfill.chunk (run_id, seq, after_key, upto_key, keys)
+         select run_id, numbered.seq, array[((after_key[1])::bigint + 50)::text], upto_key, 50 from last, numbered, shortened",
+    );
+    assert_eq!(db.sql.number("select count(*) from backfill.chunk where keys = 50"), 1);
+    run.wait().exits(0);
+    every_row_is_one(&db.sql, 3_000);
+}

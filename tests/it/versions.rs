@@ -149,3 +149,55 @@ fn new_from_sql_makes_a_spec_that_runs() {
     db.backfill(&["completions", "bash"]).exits(0).prints("backfill");
     db.backfill(&["man"]).exits(0).prints(".TH backfill");
 }
+
+#[test]
+fn a_value_is_computed_only_for_rows_of_its_rule() {
+    let db = Db::found();
+    db.sql.run(
+        "create type pair as (a text, b text);
+         create table t (id bigint primary key, code text, n int, p pair);
+         insert into t select i, case when i % 3 = 0 then 'x' || i else i::text end from generate_series(1, 600) i;
+         create function is_number(t text) returns boolean language plpgsql immutable cost 10000 as 'begin return t ~ ''^[0-9]+$''; end'",
+    );
+    // The condition is dear and the cast cheap, so a planner that may choose would cast first, and raise.
+    let spec = |fill: &str| {
+        format!("table = \"t\"\n[[rule]]\nwhen = \"is_number(code)\"\nfill = {{ {fill} }}\n")
+    };
+    db.spec("cast", &spec("n = \"code::int\""));
+    db.backfill(&["run", "cast"]).exits(0);
+    assert_eq!(db.sql.number("select count(n) from t"), 400);
+    db.backfill(&["verify", "cast"]).exits(0);
+    // A composite value with a NULL inside is a value.
+    db.spec("pair", "table = \"t\"\n[[rule]]\nfill = { p = \"row(code, null)::pair\" }\n");
+    db.backfill(&["run", "pair"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where (p).a = code"), 600);
+}
+
+#[test]
+fn names_that_the_engine_uses_itself() {
+    let db = Db::found();
+    db.sql.run(
+        "create table boundary (entry int, entries int, depth int, primary key (entry, entries), v int);
+         insert into boundary select i % 10, i, 0 from generate_series(1, 2000) i",
+    );
+    db.spec("own", "table = \"boundary\"\n[[rule]]\nfill = { v = \"1 / (entries - 777)\" }\n[limits]\nchunk_rows_max = 300\n");
+    db.backfill(&["run", "own"]).exits(5);
+    assert_eq!(db.sql.number("select count(*) from boundary where v is null"), 1);
+}
+
+#[test]
+fn rules_that_feed_each_other_are_not_called_incomplete() {
+    let db = Db::found();
+    db.sql.run(
+        "create table t (id bigint primary key, tier text);
+         insert into t select i, case when i % 2 = 0 then 'free' else 'basic' end from generate_series(1, 200) i",
+    );
+    let rule = |from: &str, to: &str| {
+        format!("[[rule]]\nwhen = \"tier = '{from}'\"\nset = {{ tier = \"'{to}'\" }}\n")
+    };
+    db.spec("tiers", &format!("table = \"t\"\n{}{}", rule("free", "basic"), rule("basic", "pro")));
+    db.backfill(&["run", "tiers"]).exits(0);
+    let tiers = db.sql.rows("select tier, count(*) from t group by 1 order by 1");
+    assert_eq!(tiers, [["basic", "100"], ["pro", "100"]]);
+    db.backfill(&["verify", "tiers"]).exits(0).prints("chunk map");
+}

@@ -6,9 +6,9 @@ with upper as (
     returning next_seq - 1 as seq
 ), lower as (
     update {schema}.chunk c
-       set upto_key = $4, keys = $5, attempts = 0
+       set upto_key = $4, keys = $5, attempts = 0, state = 'pending'
       from {schema}.chunk old, upper
-     where c.run_id = $1 and c.seq = $2 and c.state = 'pending' and old.run_id = c.run_id and old.seq = c.seq
+     where c.run_id = $1 and c.seq = $2 and c.state <> 'done' and old.run_id = c.run_id and old.seq = c.seq
     returning old.upto_key, old.stripe, old.stripes
 )
 insert into {schema}.chunk (run_id, seq, after_key, upto_key, stripe, stripes, keys)

@@ -1,3 +1,4 @@
+-- A run with an open chunk cannot succeed, whatever its runner believes.
 -- $5 is a runner's epoch: one that was taken over may not decide any more. Operators give none.
 update {schema}.run
    set state = $2,
@@ -6,4 +7,5 @@ update {schema}.run
        updated_at = clock_timestamp(),
        finished_at = case when $2 in ('cancelled', 'succeeded') then clock_timestamp() end
  where run_id = $1 and state = any($3) and ($5::integer is null or epoch = $5)
+   and ($2 <> 'succeeded' or not exists (select from {schema}.chunk where run_id = $1 and state <> 'done'))
 returning run_id
