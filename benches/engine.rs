@@ -2,22 +2,18 @@
 //! memory, and how exact a rate is.
 //!
 //! `cargo bench --bench engine [-- --rows N --repeat R]`. A private server with `fsync` on; every figure is the median of the repeats,
-//! raw numbers beside it. Overhead is a ratio between two things measured alternately in the same run: the
-//! program with chunks of 5,000 rows, and the same UPDATE statements over the same ranges by as many sessions, each in one transaction,
-//! without claim, mark, boundary search, or more than one commit.
+//! raw numbers beside it. The shares of a run's time are read from `pg_stat_statements` after that same
+//! run, so that the machine's noise falls on both sides of each ratio.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
-use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use backfill::server::{Options, Server};
 use tokio::runtime::Runtime;
-use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls};
 
 const SPEC: &str = include_str!("../backfills/governance_phases.toml");
@@ -52,8 +48,7 @@ fn main() {
         bench.rows,
         bench.repeat
     );
-    bench.overhead(1);
-    bench.overhead(2);
+    bench.overhead();
     bench.first_commit();
     bench.time_to_pause();
     bench.rates();
@@ -67,6 +62,8 @@ impl Bench {
             "max_wal_size=8GB",
             "checkpoint_timeout=30min",
             "autovacuum=off",
+            "shared_preload_libraries=pg_stat_statements",
+            "pg_stat_statements.track_planning=on",
         ];
         let options =
             Options { settings: settings.map(str::to_owned).to_vec(), ..Options::default() };
@@ -75,6 +72,7 @@ impl Bench {
         let project = std::env::temp_dir().join(format!("backfill-bench-{}", std::process::id()));
         std::fs::create_dir_all(project.join("backfills")).expect("a project directory");
         let bench = Bench { server, runtime, client, project, rows, repeat };
+        bench.sql("create extension pg_stat_statements");
         bench.sql(&format!("{TABLE} from generate_series(1, {rows}) i"));
         bench
     }
@@ -82,14 +80,14 @@ impl Bench {
     fn sql(&self, sql: &str) {
         self.runtime
             .block_on(self.client.batch_execute(sql))
-            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
     fn number(&self, sql: &str) -> f64 {
         let row = self
             .runtime
             .block_on(self.client.query_one(sql, &[]))
-            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         row.get(0)
     }
 
@@ -140,75 +138,47 @@ impl Bench {
         (began.elapsed(), processor, peak)
     }
 
-    fn overhead(&self, workers: usize) {
-        self.spec(&format!(
-            "workers = {workers}\nchunk_rows_max = {CHUNK}\nchunk_time = \"20s\"\n"
-        ));
-        let (mut shares, mut bare_s, mut run_s, mut processor, mut peaks) =
-            (vec![], vec![], vec![], vec![], vec![]);
+    /// Where the time of a run with one worker goes, as the server counts it in that same run.
+    fn overhead(&self) {
+        self.spec(&format!("workers = 1\nchunk_rows_max = {CHUNK}\nchunk_time = \"20s\"\n"));
+        let mut shares: [Vec<f64>; 4] = Default::default();
+        let (mut rates, mut processor, mut peaks) = (vec![], vec![], vec![]);
         for _ in 0..self.repeat {
             self.fresh();
+            self.sql("select pg_stat_statements_reset()");
             let began = Instant::now();
             let (_, cpu, peak) = self.finish(self.start(&["run", "bench", "--json"]), began);
-            let worked = self.number(
+            let wall = self.number(
                 "select extract(epoch from max(settled_at) - (select started_at from backfill.run))::float8 from backfill.chunk",
             );
-            let statement = self.text("select statement from backfill.run");
-            // The first chunks are small while the sizer learns; their ranges serve both sides.
-            let ranges = self.ranges();
-            self.fresh();
-            let bare = self.bare(&statement, ranges, workers);
-            shares.push((worked - bare) / worked * 100.0);
-            bare_s.push(bare);
-            run_s.push(worked);
+            let spent = |what: &str| {
+                self.number(&format!(
+                "select coalesce(sum(total_exec_time + total_plan_time), 0) / 1000 from pg_stat_statements where {what}"
+            ))
+            };
+            let rows = spent("query like 'UPDATE \"public\".\"skills\"%'");
+            let steps = spent(
+                "query like '%for update of c%' or query like '%settled_epoch = $%' or query like 'BEGIN%' or query like 'select set_config%'",
+            );
+            let boundaries = spent("query like 'WITH RECURSIVE%' or query like '%bound as (%'");
+            // With one worker, boundaries are searched while its chunk runs, on the other core.
+            let rest = wall - rows - steps;
+            for (share, part) in shares.iter_mut().zip([rows, steps, rest, boundaries]) {
+                share.push(part / wall * 100.0);
+            }
+            rates.push(self.rows as f64 / wall);
             processor.push(cpu / (self.rows as f64 / 100_000.0) * 100.0);
             peaks.push(peak as f64 / 1024.0);
         }
-        println!("\nchunks of {CHUNK} rows, workers: {workers}");
-        show("statements alone, a transaction a worker", "s", &bare_s);
-        show("the run, from its start to the last commit", "s", &run_s);
-        show("overhead (claim, mark, commit, boundaries)", "%", &shares);
+        println!("\nchunks of {CHUNK} rows, one worker: share of the run's time");
+        let [rows, steps, rest, boundaries] = &shares;
+        show("the UPDATE itself", "%", rows);
+        show("begin, claim, done mark", "%", steps);
+        show("COMMIT's flush of WAL, client, network", "%", rest);
+        show("boundaries, beside the chunk", "%", boundaries);
+        show("rows a second", "rows/s", &rates);
         show("runner's processor time at 100,000 rows/s", "% of a core", &processor);
         show("runner's peak memory", "MB", &peaks);
-    }
-
-    fn text(&self, sql: &str) -> String {
-        self.runtime.block_on(self.client.query_one(sql, &[])).expect("a row").get(0)
-    }
-
-    fn ranges(&self) -> Vec<(String, String)> {
-        let sql = "select coalesce(after_key[1], '0'), upto_key[1] from backfill.chunk order by upto_key[1]::bigint";
-        let rows = self.runtime.block_on(self.client.query(sql, &[])).expect("the chunks");
-        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
-    }
-
-    /// The same statements over the same ranges, by as many sessions as the run had workers, each in one transaction: seconds.
-    fn bare(&self, statement: &str, ranges: Vec<(String, String)>, workers: usize) -> f64 {
-        let queue = Mutex::new(VecDeque::from(ranges));
-        let url = self.server.url("postgres");
-        let began = Instant::now();
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                scope.spawn(|| {
-                    let (runtime, client) = connect(&url);
-                    let sql = |sql: &str| runtime.block_on(client.batch_execute(sql)).expect(sql);
-                    sql("begin; set local enable_seqscan = off; set local jit = off");
-                    loop {
-                        let Some((after, upto)) = queue.lock().expect("no panic").pop_front()
-                        else {
-                            break;
-                        };
-                        let params: [(&(dyn ToSql + Sync), Type); 2] =
-                            [(&after, Type::TEXT), (&upto, Type::TEXT)];
-                        runtime
-                            .block_on(client.execute_typed(statement, &params))
-                            .expect(statement);
-                    }
-                    sql("commit");
-                });
-            }
-        });
-        began.elapsed().as_secs_f64()
     }
 
     /// From the command to the first commit of a run that was killed half-way.

@@ -180,7 +180,8 @@ pub fn parse_workers(text: &str) -> Result<u32, String> {
 /// The limits in force.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// Chunks in flight at once. Default 2: the second hides the first one's commit wait; more is the operator's choice.
+    /// Chunks at work at once; one that only waits for its COMMIT does not count. Default 2: enough to keep a second core of the
+    /// server busy; more is the operator's choice.
     pub workers: Setting<u32>,
     /// Rows a second over all workers; none is unlimited.
     pub rate: Setting<Option<Rate>>,

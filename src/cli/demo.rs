@@ -238,7 +238,7 @@ impl Stage {
         killed.map_err(|error| Failure::new(Kind::Failed, format!("kill the runner: {error}")))?;
         let _ = child.wait().await;
         let _ = writeln!(std::io::stderr().lock());
-        print(&format!("killed process after {}", duration(ran)));
+        print(&format!("killed the runner after {}", duration(ran)));
         Ok(ran)
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Stop;
 use super::dispatcher::{Dispatcher, Ending};
-use super::worker::Begun;
+use super::worker::Note;
 use crate::db::lock::{self, Attempt};
 use crate::event::Event;
 use crate::settings::{Limits, Origin, Rate, Setting};
@@ -39,13 +39,22 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// A chunk has its connection; when everything is being cancelled, so is this one.
-    pub(super) async fn note_token(&mut self, begun: Begun) {
-        if *self.stop.borrow() == Stop::Cancel {
-            self.cancel(&begun.token).await;
-        }
-        if let Some(in_flight) = self.in_flight.get_mut(&begun.seq) {
-            in_flight.token = Some(begun.token);
+    /// A chunk has its connection, which is cancelled when everything is; or only waits for its COMMIT.
+    pub(super) async fn noted(&mut self, note: Note) {
+        match note {
+            Note::Begun(seq, token) => {
+                if *self.stop.borrow() == Stop::Cancel {
+                    self.cancel(&token).await;
+                }
+                if let Some(in_flight) = self.in_flight.get_mut(&seq) {
+                    in_flight.token = Some(token);
+                }
+            }
+            Note::Committing(seq) => {
+                if let Some(in_flight) = self.in_flight.get_mut(&seq) {
+                    in_flight.is_committing = true;
+                }
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use tokio_postgres::CancelToken;
 
 use super::queue::Queue;
 use super::sizer::Sizer;
-use super::worker::{Attempt, Begun, Settled};
+use super::worker::{Attempt, Note, Settled};
 use super::{Outcome, Setback, Stop, Work, chunk_bounds, chunker, worker};
 use crate::db::lock::RunLock;
 use crate::event::{Event, Listener};
@@ -42,6 +42,8 @@ pub(super) struct InFlight {
     pub(super) charged: f64,
     /// How to cancel its statement; known once it has a connection.
     pub(super) token: Option<CancelToken>,
+    /// Whether it only waits for its COMMIT.
+    pub(super) is_committing: bool,
 }
 
 /// Why no more chunks are started.
@@ -88,7 +90,7 @@ pub struct Dispatcher<'l> {
     pub(super) queue: Queue,
     pub(super) in_flight: HashMap<i64, InFlight>,
     tasks: JoinSet<(Chunk, Attempt)>,
-    begun: (mpsc::UnboundedSender<Begun>, mpsc::UnboundedReceiver<Begun>),
+    notes: (mpsc::UnboundedSender<Note>, mpsc::UnboundedReceiver<Note>),
     pub(super) sizer: Sizer,
     pub(super) pacer: Pacer,
     pacer_rate: Option<Rate>,
@@ -146,7 +148,7 @@ impl<'l> Dispatcher<'l> {
             queue: Queue::default(),
             in_flight: HashMap::new(),
             tasks: JoinSet::new(),
-            begun: mpsc::unbounded_channel(),
+            notes: mpsc::unbounded_channel(),
             pacer: Pacer::default(),
             pacer_rate: None,
             throttles,
@@ -212,7 +214,7 @@ impl<'l> Dispatcher<'l> {
 
     /// Starts chunks while workers, throttle and budget allow.
     fn admit(&mut self) {
-        while self.ending.is_none() && self.in_flight.len() < self.limits.workers.value as usize {
+        while self.ending.is_none() && self.has_room() {
             if let Verdict::Hold(_) = self.ask_throttle() {
                 return;
             }
@@ -226,16 +228,25 @@ impl<'l> Dispatcher<'l> {
                 return;
             }
             if let Some((chunk, charged)) = self.charged.take() {
-                self.in_flight.insert(chunk.seq, InFlight { charged, token: None });
+                self.in_flight
+                    .insert(chunk.seq, InFlight { charged, token: None, is_committing: false });
                 let bounds = chunk_bounds(&self.limits);
                 self.tasks.spawn(worker::work(
                     self.work.clone(),
                     chunk,
                     bounds,
-                    self.begun.0.clone(),
+                    self.notes.0.clone(),
                 ));
             }
         }
+    }
+
+    /// Whether another chunk may start. One that only waits for its COMMIT does not count, so that the disk and the processor work at
+    /// the same time; at most as many of those as there are workers.
+    fn has_room(&self) -> bool {
+        let workers = self.limits.workers.value as usize;
+        let at_work = self.in_flight.values().filter(|chunk| !chunk.is_committing).count();
+        at_work < workers && self.in_flight.len() < workers * 2
     }
 
     /// The binding verdict; a change is told and its rate put into force.
@@ -343,7 +354,7 @@ impl<'l> Dispatcher<'l> {
                 let (chunk, attempt) = joined.expect("a worker does not panic");
                 self.attempted(chunk, attempt).await;
             }
-            Some(begun) = self.begun.1.recv() => self.note_token(begun).await,
+            Some(note) = self.notes.1.recv() => self.noted(note).await,
             Ok(()) = self.stop.changed() => self.signalled().await,
             () = sleep_until(self.next_tick) => {
                 self.next_tick = Instant::now() + TICK;
@@ -360,7 +371,7 @@ impl<'l> Dispatcher<'l> {
     /// When a payment, a delay, a shortage or a cut comes due.
     fn wake_at(&mut self) -> Instant {
         let now = Instant::now();
-        let has_room = self.in_flight.len() < self.limits.workers.value as usize;
+        let has_room = self.has_room();
         let payment = (self.charged.is_some() && has_room).then(|| now + self.pacer.pay());
         let due =
             [payment, self.queue.next_due().filter(|_| has_room), self.shortage_ends, self.cut_due];

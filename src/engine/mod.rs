@@ -174,7 +174,8 @@ pub fn chunk_bounds(limits: &Limits) -> Bounds {
     Bounds { lock: limits.lock_timeout.value, statement }
 }
 
-/// Connections a run may use: one for each worker, and one each for cutting, requests, the lock, and a spare for looking around.
+/// Connections a run may use: two for each worker, because a chunk that waits for its COMMIT lets the next one start, and one each for
+/// cutting, requests, the lock, and a spare for looking around.
 pub fn pool_size(workers: u32) -> usize {
-    workers as usize + 4
+    workers as usize * 2 + 4
 }

@@ -39,12 +39,12 @@ pub enum Attempt {
     Setback(Setback),
 }
 
-/// Tells the dispatcher how to cancel a statement in flight.
-pub struct Begun {
-    /// The chunk.
-    pub seq: i64,
-    /// For the connection it runs on.
-    pub token: CancelToken,
+/// What a worker tells while it is at work.
+pub enum Note {
+    /// The chunk has its connection; the token cancels what it executes.
+    Begun(i64, CancelToken),
+    /// The chunk's COMMIT is on its way: from here on it only waits for the disk, and another chunk may use the processor.
+    Committing(i64),
 }
 
 /// Takes a chunk through its transaction.
@@ -52,14 +52,14 @@ pub async fn work(
     work: Arc<Work>,
     chunk: Chunk,
     bounds: Bounds,
-    begun: mpsc::UnboundedSender<Begun>,
+    notes: mpsc::UnboundedSender<Note>,
 ) -> (Chunk, Attempt) {
     let connection = match work.database.get().await {
         Ok(connection) => connection,
         Err(error) => return (chunk, Attempt::Setback(Setback::from_connect(&error))),
     };
-    let _ = begun.send(Begun { seq: chunk.seq, token: connection.cancel_token() });
-    let attempt = match transaction(&work, &connection, &chunk, bounds).await {
+    let _ = notes.send(Note::Begun(chunk.seq, connection.cancel_token()));
+    let attempt = match transaction(&work, &connection, &chunk, bounds, &notes).await {
         Ok(attempt) => attempt,
         Err(setback) => {
             roll_back(connection).await;
@@ -77,6 +77,7 @@ async fn transaction(
     connection: &Object,
     chunk: &Chunk,
     bounds: Bounds,
+    notes: &mpsc::UnboundedSender<Note>,
 ) -> Result<Attempt, Setback> {
     let client: &Client = connection;
     let started = Instant::now();
@@ -124,6 +125,7 @@ async fn transaction(
     };
     marked.await.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;
     step = Instant::now();
+    let _ = notes.send(Note::Committing(chunk.seq));
     client.batch_execute("COMMIT").await.map_err(|error| fault(error, step))?;
     Ok(settled(rows, false))
 }

@@ -15,6 +15,9 @@ fn table(db: &Db, rows: u32) {
     db.spec("fill", SPEC);
 }
 
+/// Whether a backend of this database waits for a lock; other tests' backends do, too.
+const WAITING: &str = "select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+
 const LEFT: &str = "select count(*) from t where v is null";
 
 #[test]
@@ -43,8 +46,7 @@ fn a_second_signal_cancels_on_the_server() {
     let application = db.connect();
     application.run("begin; update t set v = 0 where id = 50");
     let run = db.start(&["run", "fill"]);
-    let waiting = "select count(*) > 0 from pg_locks where not granted";
-    db.sql.wait_for("a chunk waits for the application", waiting);
+    db.sql.wait_for("a chunk waits for the application", WAITING);
     run.signal(Signal::SIGINT);
     db.sql.wait_for(
         "the runner drains",
@@ -150,8 +152,8 @@ fn an_operators_cancel_of_a_statement_pauses_the_run() {
     let application = db.connect();
     application.run("begin; update t set v = 0 where id = 50");
     let run = db.start(&["run", "fill"]);
-    db.sql.wait_for("a chunk waits", "select count(*) > 0 from pg_locks where not granted");
-    db.sql.run("select pg_cancel_backend(pid) from pg_locks where not granted");
+    db.sql.wait_for("a chunk waits", WAITING);
+    db.sql.run("select pg_cancel_backend(pid) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'");
     run.wait().exits(4).says("cancelled on the server from outside");
     assert_eq!(db.status("fill")["state"], "paused");
     application.run("rollback");

@@ -103,7 +103,8 @@ fn backends_terminated_between_statement_and_commit() {
     gate.run("select pg_advisory_lock(4711)");
     let run = db.start(&["run", "once"]);
     let waiting =
-        "select pid from pg_locks where locktype = 'advisory' and objid = 4711 and not granted";
+        "select pid from pg_locks where locktype = 'advisory' and objid = 4711 and not granted
+                      and database = (select oid from pg_database where datname = current_database())";
     db.sql.wait_for("chunks wait at COMMIT", &format!("select count(*) >= 2 from ({waiting}) w"));
     let ended = db.sql.rows(&format!("select pg_terminate_backend(pid) from ({waiting}) w"));
     assert!(ended.len() >= 2);
