@@ -191,7 +191,8 @@ pub struct Limits {
     pub chunk_rows_max: Setting<u32>,
     /// Most rows to set aside before the run fails. Default 100: more is a mistake in the spec, not in the data.
     pub quarantine_max: Setting<u32>,
-    /// How long a chunk waits for a row lock. Default 1 s: the backfill gives way, never the application.
+    /// How long a chunk waits for a row lock. Default 500 ms, half the server's default `deadlock_timeout`: in a deadlock the
+    /// backfill gives way before the server looks for a victim and finds the application.
     pub lock_timeout: Setting<Duration>,
 }
 
@@ -213,7 +214,7 @@ impl Limits {
             chunk_time: pick(layers, Duration::from_millis(500), |l| l.chunk_time),
             chunk_rows_max: pick(layers, 50_000, |l| l.chunk_rows_max),
             quarantine_max: pick(layers, 100, |l| l.quarantine_max),
-            lock_timeout: pick(layers, Duration::from_secs(1), |l| l.lock_timeout),
+            lock_timeout: pick(layers, Duration::from_millis(500), |l| l.lock_timeout),
         }
     }
 }

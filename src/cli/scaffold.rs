@@ -19,7 +19,7 @@ const PROJECT: &str = r#"# Settings of this project. Flags and environment varia
 # chunk_time = "500ms"            # how long one chunk, and so one row lock, may take
 # chunk_rows_max = 50000
 # quarantine_max = 100            # rows to set aside before the run fails
-# lock_timeout = "1s"             # how long a chunk waits for a row before it gives way
+# lock_timeout = "500ms"          # how long a chunk waits for a row before it gives way
 "#;
 
 const MIGRATION: &str = "-- A schema step: what it does going up, and what takes it back.
