@@ -226,3 +226,23 @@ fn a_chunk_that_nobody_remembers_is_done_before_the_end() {
     run.wait().exits(0);
     every_row_is_one(&db.sql, 3_000);
 }
+
+#[test]
+fn a_zombie_that_wakes_beside_its_heir_settles_nothing() {
+    let db = Db::found();
+    counters(&db.sql, 20_000);
+    db.spec("once", &spec("chunk_rows_max = 100\n"));
+    let zombie = db.start(&["run", "once", "--rate", "4000 rows/s"]);
+    wait_for("chunks settle", || db.chunks_done() >= 5);
+    zombie.signal(Signal::SIGSTOP);
+    let epoch = db.sql.number("select epoch from backfill.run");
+    let heir = db.start(&["resume", "once", "--take-over", "--rate", "4000 rows/s"]);
+    db.sql.wait_for("the heir has begun", &format!("select epoch > {epoch} from backfill.run"));
+    let by_zombie = format!("select count(*) from backfill.chunk where settled_epoch <= {epoch}");
+    let before = db.sql.number(&by_zombie);
+    zombie.signal(Signal::SIGCONT);
+    zombie.wait().exits(3).says("taken over");
+    heir.wait().exits(0);
+    assert_eq!(db.sql.number(&by_zombie), before);
+    every_row_is_one(&db.sql, 20_000);
+}
