@@ -9,10 +9,11 @@ use std::time::Instant;
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::{Fault, RangeParams, Setback, Work};
+use super::{Fault, Setback, Work};
 use crate::db::roll_back;
 use crate::db::session::Bounds;
 use crate::key::{Bound, KeyRange};
+use crate::plan::rehearse::{params as range_params, typed};
 use crate::state::{Chunk, Cut};
 
 /// The next chunks.
@@ -77,8 +78,8 @@ async fn find_cuts(
     count: i64,
 ) -> Result<(Vec<Cut>, bool), tokio_postgres::Error> {
     let has_after = range.after.is_some();
-    let params = RangeParams::new(range);
-    let mut bind = params.typed();
+    let params = range_params(range);
+    let mut bind = typed(&params);
     bind.extend([(&size as &(dyn ToSql + Sync), Type::INT8), (&count, Type::INT8)]);
     let rows = client.query_typed(work.sql.boundaries.get(has_after), &bind).await?;
     let mut cuts: Vec<Cut> =
@@ -91,8 +92,8 @@ async fn find_cuts(
     }
     let after = cuts.last().map(|cut| cut.upto.clone()).or(range.after.clone());
     let rest = KeyRange { after, upto: range.upto.clone() };
-    let params = RangeParams::new(&rest);
-    let mut bind = params.typed();
+    let params = range_params(&rest);
+    let mut bind = typed(&params);
     bind.push((&size, Type::INT8));
     let rows = client.query_typed(work.sql.stretch.get(rest.after.is_some()), &bind).await?;
     let (upto, keys) = match rows.first() {
@@ -120,10 +121,10 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
         if let Some(rows) = claim.done_rows {
             return Ok(Halved::Done(rows));
         }
-        let params = RangeParams::new(&claim.range);
+        let params = range_params(&claim.range);
         *started = Instant::now();
         let sql = work.sql.middle.get(claim.range.after.is_some());
-        let rows = client.query_typed(sql, &params.typed()).await.map_err(|error| {
+        let rows = client.query_typed(sql, &typed(&params)).await.map_err(|error| {
             Setback::Fault(Fault::from_error(&error, started.elapsed(), bounds.statement))
         })?;
         let Some(row) = rows.first() else { return Ok(Halved::Empty) };

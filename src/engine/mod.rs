@@ -21,13 +21,11 @@ pub mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::types::{ToSql, Type};
-
 pub use control::tuned_limits;
 
 use crate::db::session::Bounds;
 use crate::db::{Class, Database, Session};
-use crate::key::{Bound, KeyRange};
+use crate::key::Bound;
 use crate::plan::ChunkSql;
 use crate::settings::Limits;
 use crate::state::{Address, RunState, Store, StoreError};
@@ -152,22 +150,10 @@ impl Setback {
     }
 }
 
-/// Parameters of a range, as the driver wants them.
-struct RangeParams(Vec<String>);
-
-impl RangeParams {
-    fn new(range: &KeyRange) -> RangeParams {
-        RangeParams(range.params().into_iter().map(str::to_owned).collect())
-    }
-
-    fn typed(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
-        self.0.iter().map(|text| (text as &(dyn ToSql + Sync), Type::TEXT)).collect()
-    }
-}
-
-/// Time bounds of a chunk: a statement may take four times the chunk time and at least 2 s, then the chunk is halved.
+/// Time bounds of a chunk: a statement may take four times the chunk time, at least 2 s, and at least twice the lock wait, or waiting for
+/// the application would be taken for a chunk too big. Past that the chunk is halved.
 ///
-/// and twice the lock wait, or waiting for the application would be taken for a chunk too big. Less would halve chunks for an ordinary checkpoint's stall; more would hold row locks longer than applications wait.
+/// Less would halve chunks for an ordinary checkpoint's stall; more would hold row locks longer than applications wait.
 pub fn chunk_bounds(limits: &Limits) -> Bounds {
     let waiting = limits.lock_timeout.value * 2;
     let statement = (limits.chunk_time.value * 4).max(Duration::from_secs(2)).max(waiting);

@@ -10,9 +10,10 @@ use deadpool_postgres::Object;
 use tokio::sync::mpsc;
 use tokio_postgres::{CancelToken, Client};
 
-use super::{Fault, RangeParams, Setback, Work};
+use super::{Fault, Setback, Work};
 use crate::db::session::Bounds;
 use crate::db::{Class, roll_back};
+use crate::plan::rehearse::{params as range_params, typed};
 use crate::state::{Chunk, RunState};
 
 /// A committed chunk.
@@ -105,16 +106,16 @@ async fn transaction(
         return Ok(Attempt::Refused(claim.run_state));
     }
     let has_after = claim.range.after.is_some();
-    let params = RangeParams::new(&claim.range);
+    let params = range_params(&claim.range);
     if let Some(ambiguous) = &work.sql.ambiguous {
         step = Instant::now();
-        let rows = client.query_typed(ambiguous.get(has_after), &params.typed()).await;
+        let rows = client.query_typed(ambiguous.get(has_after), &typed(&params)).await;
         if let Some(row) = rows.map_err(|error| fault(error, step))?.first() {
             return Err(ambiguous_join(&row.get::<_, Vec<String>>(0)));
         }
     }
     step = Instant::now();
-    let rows = client.execute_typed(work.sql.update.get(has_after), &params.typed()).await;
+    let rows = client.execute_typed(work.sql.update.get(has_after), &typed(&params)).await;
     let rows = rows.map_err(|error| fault(error, step))? as i64;
     step = Instant::now();
     let marked = async {
