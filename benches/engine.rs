@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use backfill::server::{Options, Server};
 use tokio::runtime::Runtime;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls};
 
 const SPEC: &str = include_str!("../backfills/governance_phases.toml");
@@ -25,6 +26,13 @@ const TABLE: &str = "create table base as
            (array['development', 'data', 'security', 'documentation', 'operations', 'support', 'design', 'research',
                   'sales', 'people'])[1 + i % 10] as category,
            now() as created_at, null::text[] as governance_phases";
+
+/// What was seen of a command: processor seconds, peak memory in kB, seconds spent in statements that write rows.
+struct Finished {
+    processor: f64,
+    peak: u64,
+    writing: f64,
+}
 
 struct Bench {
     server: Server,
@@ -91,6 +99,10 @@ impl Bench {
         row.get(0)
     }
 
+    fn text(&self, sql: &str) -> String {
+        self.runtime.block_on(self.client.query_one(sql, &[])).expect("one row").get(0)
+    }
+
     /// A fresh table and no runs.
     fn fresh(&self) {
         self.sql(
@@ -121,12 +133,15 @@ impl Bench {
             .expect("start the program")
     }
 
-    /// Runs a command to its end: wall time, processor seconds, peak memory in kB.
-    fn finish(&self, mut child: Child, began: Instant) -> (Duration, f64, u64) {
+    /// Follows a command to its end.
+    fn finish(&self, mut child: Child) -> Finished {
         let proc = PathBuf::from(format!("/proc/{}", child.id()));
         let reader = std::thread::spawn({
             let out = child.stdout.take();
-            move || out.map(|out| BufReader::new(out).lines().count())
+            move || {
+                let lines = out.map(|out| BufReader::new(out).lines().map_while(Result::ok));
+                lines.into_iter().flatten().map(|line| write_us(&line)).sum::<f64>()
+            }
         });
         let (mut processor, mut peak) = (0.0, 0);
         while child.try_wait().expect("wait").is_none() {
@@ -134,20 +149,19 @@ impl Bench {
             peak = peak.max(peak_kb(&proc));
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _ = reader.join();
-        (began.elapsed(), processor, peak)
+        let writing = reader.join().unwrap_or_default() / 1_000_000.0;
+        Finished { processor, peak, writing }
     }
 
     /// Where the time of a run with one worker goes, as the server counts it in that same run.
     fn overhead(&self) {
         self.spec(&format!("workers = 1\nchunk_rows_max = {CHUNK}\nchunk_time = \"20s\"\n"));
-        let mut shares: [Vec<f64>; 4] = Default::default();
-        let (mut rates, mut processor, mut peaks) = (vec![], vec![], vec![]);
+        let mut shares: [Vec<f64>; 5] = Default::default();
+        let (mut rates, mut processor, mut peaks, mut loops) = (vec![], vec![], vec![], vec![]);
         for _ in 0..self.repeat {
             self.fresh();
             self.sql("select pg_stat_statements_reset()");
-            let began = Instant::now();
-            let (_, cpu, peak) = self.finish(self.start(&["run", "bench", "--json"]), began);
+            let finished = self.finish(self.start(&["run", "bench", "--json"]));
             let wall = self.number(
                 "select extract(epoch from max(settled_at) - (select started_at from backfill.run))::float8 from backfill.chunk",
             );
@@ -161,24 +175,47 @@ impl Bench {
                 "query like '%for update of c%' or query like '%settled_epoch = $%' or query like 'BEGIN%' or query like 'select set_config%'",
             );
             let boundaries = spent("query like 'WITH RECURSIVE%' or query like '%bound as (%'");
-            // With one worker, boundaries are searched while its chunk runs, on the other core.
-            let rest = wall - rows - steps;
-            for (share, part) in shares.iter_mut().zip([rows, steps, rest, boundaries]) {
+            // What the runner waits for with no UPDATE at work. The mark, the COMMIT and the boundaries run beside the next chunk's UPDATE.
+            let between = wall - finished.writing;
+            let parts = [finished.writing, rows, between, steps, boundaries];
+            for (share, part) in shares.iter_mut().zip(parts) {
                 share.push(part / wall * 100.0);
             }
             rates.push(self.rows as f64 / wall);
-            processor.push(cpu / (self.rows as f64 / 100_000.0) * 100.0);
-            peaks.push(peak as f64 / 1024.0);
+            processor.push(finished.processor / (self.rows as f64 / 100_000.0) * 100.0);
+            peaks.push(finished.peak as f64 / 1024.0);
+            loops.push(self.rows as f64 / self.plain_loop());
         }
         println!("\nchunks of {CHUNK} rows, one worker: share of the run's time");
-        let [rows, steps, rest, boundaries] = &shares;
-        show("the UPDATE itself", "%", rows);
-        show("begin, claim, done mark", "%", steps);
-        show("COMMIT's flush of WAL, client, network", "%", rest);
-        show("boundaries, beside the chunk", "%", boundaries);
+        let [writing, rows, between, steps, boundaries] = &shares;
+        show("an UPDATE at work, as the runner sees it", "%", writing);
+        show("  of that, the server executing it", "%", rows);
+        show("none at work: claim, COMMIT, client", "%", between);
+        show("begin, claim, done mark: execution", "%", steps);
+        show("boundaries: execution", "%", boundaries);
         show("rows a second", "rows/s", &rates);
+        show("a plain loop of the same UPDATEs", "rows/s", &loops);
         show("runner's processor time at 100,000 rows/s", "% of a core", &processor);
         show("runner's peak memory", "MB", &peaks);
+    }
+
+    /// Seconds of the same chunks as a hand-written loop does them: BEGIN, UPDATE, COMMIT, and no claim, mark or boundaries.
+    fn plain_loop(&self) -> f64 {
+        let sql = self.text("select statement from backfill.run");
+        self.fresh();
+        let began = Instant::now();
+        for after in (0..self.rows as i64).step_by(CHUNK as usize) {
+            let upto = (after + CHUNK as i64).to_string();
+            self.sql("begin");
+            let after = after.to_string();
+            let range: [(&(dyn ToSql + Sync), Type); 2] =
+                [(&after, Type::TEXT), (&upto, Type::TEXT)];
+            self.runtime
+                .block_on(self.client.execute_typed(&sql, &range))
+                .expect("the chunk's statement");
+            self.sql("commit");
+        }
+        began.elapsed().as_secs_f64()
     }
 
     /// From the command to the first commit of a run that was killed half-way.
@@ -213,7 +250,7 @@ impl Bench {
             let began = Instant::now();
             let mut pause = self.start(&["pause", "bench"]);
             let _ = pause.wait();
-            let _ = self.finish(child, began);
+            let _ = self.finish(child);
             times.push(began.elapsed().as_secs_f64() * 1000.0);
         }
         println!("\ntwo workers, chunk time 500 ms");
@@ -261,6 +298,12 @@ fn wait_for_events(child: &mut Child, kind: &str, count: usize) {
         lines.by_ref().map_while(Result::ok).filter(|line| line.contains(kind)).take(count).count();
     assert_eq!(seen, count, "the run ended before {count} chunks; give it more rows");
     std::thread::spawn(move || lines.count());
+}
+
+/// The time of the writing statements in a line of `--json`, if it tells one.
+fn write_us(line: &str) -> f64 {
+    let told = line.split_once("\"write_us\":").map(|(_, rest)| rest);
+    told.and_then(|rest| rest.split([',', '}']).next()?.parse().ok()).unwrap_or(0.0)
 }
 
 fn processor_seconds(proc: &Path) -> f64 {

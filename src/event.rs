@@ -33,6 +33,8 @@ pub enum Event {
         keys: i64,
         /// From claim to commit.
         took_ms: u64,
+        /// Of that, the statements that write the rows, as the runner saw them; microseconds.
+        write_us: u64,
         /// Whether an earlier attempt had committed it, and this one found out.
         found_done: bool,
     },

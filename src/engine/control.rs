@@ -50,9 +50,9 @@ impl Dispatcher<'_> {
                     in_flight.token = Some(token);
                 }
             }
-            Note::Committing(seq) => {
+            Note::Written(seq) => {
                 if let Some(in_flight) = self.in_flight.get_mut(&seq) {
-                    in_flight.is_committing = true;
+                    in_flight.is_written = true;
                 }
             }
         }

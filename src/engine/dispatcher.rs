@@ -42,8 +42,8 @@ pub(super) struct InFlight {
     pub(super) charged: f64,
     /// How to cancel its statement; known once it has a connection.
     pub(super) token: Option<CancelToken>,
-    /// Whether it only waits for its COMMIT.
-    pub(super) is_committing: bool,
+    /// Whether its rows are written and only the mark and the COMMIT are left.
+    pub(super) is_written: bool,
 }
 
 /// Why no more chunks are started.
@@ -229,7 +229,7 @@ impl<'l> Dispatcher<'l> {
             }
             if let Some((chunk, charged)) = self.charged.take() {
                 self.in_flight
-                    .insert(chunk.seq, InFlight { charged, token: None, is_committing: false });
+                    .insert(chunk.seq, InFlight { charged, token: None, is_written: false });
                 let bounds = chunk_bounds(&self.limits);
                 self.tasks.spawn(worker::work(
                     self.work.clone(),
@@ -241,11 +241,11 @@ impl<'l> Dispatcher<'l> {
         }
     }
 
-    /// Whether another chunk may start. One that only waits for its COMMIT does not count, so that the disk and the processor work at
+    /// Whether another chunk may start. One whose rows are written does not count, so that the disk and the processor work at
     /// the same time; at most as many of those as there are workers.
     fn has_room(&self) -> bool {
         let workers = self.limits.workers.value as usize;
-        let at_work = self.in_flight.values().filter(|chunk| !chunk.is_committing).count();
+        let at_work = self.in_flight.values().filter(|chunk| !chunk.is_written).count();
         at_work < workers && self.in_flight.len() < workers * 2
     }
 
@@ -410,6 +410,7 @@ impl<'l> Dispatcher<'l> {
             rows: settled.rows,
             keys: i64::from(chunk.keys),
             took_ms: settled.took.as_millis() as u64,
+            write_us: settled.writing.as_micros() as u64,
             found_done: settled.found_done,
         });
         if settled.control_version != self.control_version {

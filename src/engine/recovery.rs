@@ -132,6 +132,7 @@ impl Dispatcher<'_> {
             rows,
             keys,
             took_ms: 0,
+            write_us: 0,
             found_done: true,
         });
     }
@@ -155,6 +156,7 @@ impl Dispatcher<'_> {
             rows: 0,
             keys: 1,
             took_ms: 0,
+            write_us: 0,
             found_done: false,
         });
         let allowed = i64::from(self.limits.quarantine_max.value);

@@ -23,6 +23,8 @@ pub struct Settled {
     pub rows: i64,
     /// From the beginning of the transaction to its commit.
     pub took: Duration,
+    /// Of that, the statements that write the rows.
+    pub writing: Duration,
     /// Whether an earlier attempt had committed it.
     pub found_done: bool,
     /// The run's control version at the claim.
@@ -44,8 +46,9 @@ pub enum Attempt {
 pub enum Note {
     /// The chunk has its connection; the token cancels what it executes.
     Begun(i64, CancelToken),
-    /// The chunk's COMMIT is on its way: from here on it only waits for the disk, and another chunk may use the processor.
-    Committing(i64),
+    /// The chunk's rows are written: what is left, its mark and the COMMIT, mostly waits for the disk, and another chunk may use the
+    /// processor.
+    Written(i64),
 }
 
 /// Takes a chunk through its transaction.
@@ -94,13 +97,13 @@ async fn transaction(
     begun.map_err(|error| Setback::from_begin(&error, step.elapsed(), bounds.statement))?;
     let claim =
         claim.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;
-    let settled = |rows, found_done| {
-        let took = started.elapsed();
-        Attempt::Settled(Settled { rows, took, found_done, control_version: claim.control_version })
+    let settled = |rows, writing, found_done| {
+        let (took, control_version) = (started.elapsed(), claim.control_version);
+        Attempt::Settled(Settled { rows, took, writing, found_done, control_version })
     };
     if let Some(rows) = claim.done_rows {
         client.batch_execute("COMMIT").await.map_err(|error| fault(error, step))?;
-        return Ok(settled(rows, true));
+        return Ok(settled(rows, Duration::ZERO, true));
     }
     if claim.run_state != RunState::Running {
         return Ok(Attempt::Refused(claim.run_state));
@@ -117,6 +120,8 @@ async fn transaction(
     step = Instant::now();
     let rows = client.execute_typed(work.sql.update.get(has_after), &typed(&params)).await;
     let rows = rows.map_err(|error| fault(error, step))? as i64;
+    let writing = step.elapsed();
+    let _ = notes.send(Note::Written(chunk.seq));
     step = Instant::now();
     let marked = async {
         if work.has_quarantine {
@@ -126,9 +131,8 @@ async fn transaction(
     };
     marked.await.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;
     step = Instant::now();
-    let _ = notes.send(Note::Committing(chunk.seq));
     client.batch_execute("COMMIT").await.map_err(|error| fault(error, step))?;
-    Ok(settled(rows, false))
+    Ok(settled(rows, writing, false))
 }
 
 fn ambiguous_join(key: &[String]) -> Setback {

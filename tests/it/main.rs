@@ -12,6 +12,7 @@ mod bad_input;
 mod company;
 mod control;
 mod demo;
+mod encryption;
 mod exactly_once;
 mod laws;
 mod plan;
