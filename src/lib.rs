@@ -44,6 +44,7 @@ pub mod event;
 pub mod diagnostic;
 pub mod document;
 pub mod settings;
+pub mod undo;
 pub mod spec;
 pub mod db;
 pub mod state;

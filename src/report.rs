@@ -7,8 +7,9 @@ use serde::Serialize;
 use tokio_postgres::Client;
 
 use crate::db::lock;
-use crate::event::{count, duration};
-use crate::state::{Quarantined, Run, RunState, Store, StoreError, Sums};
+use crate::event::{bytes, count, duration};
+use crate::state::{Conflict, Quarantined, Run, RunState, Store, StoreError, Sums};
+use crate::undo::UndoMode;
 
 /// Rows set aside that a report lists; `status --json` gives them all up to this many too.
 const LISTED: i64 = 20;
@@ -40,6 +41,12 @@ pub struct Report {
     pub rows_quarantined: i64,
     /// Rows a reverse run left alone because somebody had changed them.
     pub rows_conflicted: i64,
+    /// Rows a reverse run overwrote by force.
+    pub rows_overwritten: i64,
+    /// Conflicts, the first of them.
+    pub conflicts: Vec<Conflict>,
+    /// Whether and until when the run can be taken back.
+    pub undo: UndoReport,
     /// Key entries passed, by committed chunks.
     pub keys_done: i64,
     /// Key entries in the table when the run began, by the planner's estimate, or what has been cut when that is more.
@@ -76,6 +83,21 @@ pub struct Report {
     pub finished_at: Option<String>,
 }
 
+/// Whether and until when a run can be taken back.
+#[derive(Clone, Debug, Serialize)]
+pub struct UndoReport {
+    /// By what.
+    pub mode: UndoMode,
+    /// Whether `backfill reverse` would accept it once it is finished.
+    pub is_reversible: bool,
+    /// Until when its before-images are to be kept, ISO 8601; null while it is not finished, or without before-images.
+    pub until: Option<String>,
+    /// Whether that is past.
+    pub is_overdue: bool,
+    /// Bytes of before-images on disk.
+    pub image_bytes: Option<i64>,
+}
+
 /// What holds a run back.
 #[derive(Clone, Debug, Serialize)]
 pub struct ThrottleReport {
@@ -96,7 +118,12 @@ pub struct Runner {
 
 impl Report {
     /// Reads everything about a run.
-    pub async fn load(client: &Client, store: &Store, run: Run) -> Result<Report, StoreError> {
+    pub async fn load(
+        client: &Client,
+        store: &Store,
+        run: Run,
+        retention: Duration,
+    ) -> Result<Report, StoreError> {
         let held = lock::holder(client, store.run_lock(run.run_id)).await;
         let is_live =
             held.map_err(|e| StoreError::Statement("look for the run's lock", e))?.is_some();
@@ -113,7 +140,10 @@ impl Report {
         let is_waiting = is_live && !run.state.is_final();
         let throttle = run.last.throttle.clone().filter(|_| is_waiting);
         let (verdict, reason) = throttle.unwrap_or(("none".to_owned(), String::new()));
+        let (conflicted, overwritten) = store.count_conflicts(client, run.run_id).await?;
         Ok(Report {
+            undo: UndoReport::load(client, store, &run, retention).await?,
+            conflicts: store.conflicts(client, run.run_id, LISTED).await?,
             state: state_word(run.state, is_live).to_owned(),
             rows_done: sums.rows_done,
             rows_total_estimate: share.map(|share| sums.rows_done + (left as f64 * share) as i64),
@@ -121,7 +151,8 @@ impl Report {
             chunks_failed: sums.chunks_failed,
             chunks_pending: sums.chunks_pending,
             rows_quarantined: store.count_quarantined(client, run.run_id).await?,
-            rows_conflicted: 0,
+            rows_conflicted: conflicted,
+            rows_overwritten: overwritten,
             keys_done: sums.keys_done,
             keys_total_estimate: total,
             rate_rows_per_s: pace.as_ref().map(|pace| pace.rows_per_s),
@@ -206,6 +237,15 @@ impl Report {
         for row in &self.quarantined {
             line("", format!("({}) {}", row.key.join(", "), row.message));
         }
+        if self.rows_conflicted > 0 {
+            line("conflicts", format!("{} rows", number(self.rows_conflicted)));
+        }
+        for row in &self.conflicts {
+            line("", format!("({}) {}", row.key.join(", "), row.in_words()));
+        }
+        if self.direction == "forward" {
+            line("undo", self.undo.text(&self.name));
+        }
         if let Some(next) = self.next_command() {
             let _ = writeln!(text, "next: {next}");
         }
@@ -231,8 +271,65 @@ impl Report {
             "succeeded" if self.rows_quarantined > 0 => {
                 Some(format!("mend the rows set aside, then: backfill retry {name}"))
             }
+            "succeeded" if self.direction == "reverse" => Some(format!(
+                "drop what it kept: backfill prune {name}  (or run it once more: backfill run {name})"
+            )),
+            "succeeded" if self.undo.is_reversible => {
+                Some(format!("backfill verify {name}  (or take it back: backfill reverse {name})"))
+            }
             "succeeded" => Some(format!("backfill verify {name}")),
+            "cancelled" if self.undo.is_reversible || self.direction == "reverse" => {
+                Some(format!("backfill reverse {name}  takes back what is done"))
+            }
             _ => None,
+        }
+    }
+}
+
+impl UndoReport {
+    async fn load(
+        client: &Client,
+        store: &Store,
+        run: &Run,
+        retention: Duration,
+    ) -> Result<UndoReport, StoreError> {
+        let mode = run.undo.mode;
+        let is_kept =
+            mode == UndoMode::Capture && run.undo.pruned_at.is_none() && !run.is_reverse();
+        let image_bytes = match is_kept {
+            true => store.image_bytes(client, run.run_id).await?,
+            false => None,
+        };
+        let kept_until = match is_kept {
+            true => store.kept_until(client, run.run_id, retention.as_secs_f64()).await?,
+            false => None,
+        };
+        Ok(UndoReport {
+            mode,
+            is_reversible: !run.is_reverse() && (is_kept || mode == UndoMode::Statement),
+            is_overdue: kept_until.as_ref().is_some_and(|(_, is_past)| *is_past),
+            until: kept_until.map(|(until, _)| until),
+            image_bytes,
+        })
+    }
+
+    fn text(&self, name: &str) -> String {
+        let weight = bytes(self.image_bytes.unwrap_or(0).unsigned_abs());
+        match (self.mode, &self.until) {
+            (UndoMode::Capture, _) if !self.is_reversible => {
+                "none: its before-images were dropped".to_owned()
+            }
+            (UndoMode::Capture, Some(until)) if self.is_overdue => {
+                format!(
+                    "exact, {weight} of before-images; to be kept until {until}, which is past: backfill prune {name}"
+                )
+            }
+            (UndoMode::Capture, Some(until)) => {
+                format!("exact, {weight} of before-images, to be kept until {until}")
+            }
+            (UndoMode::Capture, None) => format!("exact, {weight} of before-images so far"),
+            (UndoMode::Statement, _) => "by the spec's undo rules".to_owned(),
+            (UndoMode::None, _) => "none: it kept nothing".to_owned(),
         }
     }
 }

@@ -228,9 +228,20 @@ pub struct Project {
     pub state_schema: Option<String>,
     /// `[limits]`.
     pub limits: Layer,
+    /// `[undo] retention`.
+    pub retention: Option<Duration>,
 }
 
+/// How long before-images are kept when nobody says otherwise: two weeks, in which a mistake is usually found, and short enough
+/// that copies of personal data do not gather.
+const RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
 impl Project {
+    /// How long the before-images of a finished run are to be kept.
+    pub fn retention(&self) -> Duration {
+        self.retention.unwrap_or(RETENTION)
+    }
+
     /// Reads the file's text; all problems at once.
     pub fn parse(path: &str, source: &str) -> Result<Project, Report> {
         let read = |root: &Section<'_>| {
@@ -244,7 +255,10 @@ impl Project {
                 Some((database.text("url").map(|e| e.text), schema.map(|e| e.text)))
             });
             let (url, state_schema) = database.unwrap_or_default();
-            Some(Project { url, state_schema, limits: Layer::read(root) })
+            let retention = root.section("undo", |undo| {
+                undo.parsed("retention", "such as \"14d\"", parse_duration)
+            });
+            Some(Project { url, state_schema, limits: Layer::read(root), retention })
         };
         document::read(source, read).map_err(|problems| Report::new(path, source, problems))
     }

@@ -14,6 +14,7 @@ use crate::diagnostic::{Diagnostic, Report};
 use crate::document::{self, Section};
 use crate::settings::Layer;
 use crate::sql::{self, Expr};
+use crate::undo::UndoMode;
 
 /// How a rule writes a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,10 +66,21 @@ pub struct Spec {
     pub rules: Vec<Rule>,
     /// `[verify] remaining`: the author's own condition for a row still to do.
     pub remaining: Option<Expr>,
+    /// `[undo]`: how a run can be taken back.
+    pub undo: Undo,
     /// Whether expressions may be volatile: another attempt at a chunk may then write other values.
     pub allow_volatile: bool,
     /// `[limits]`.
     pub limits: Layer,
+}
+
+/// `[undo]`.
+#[derive(Clone, Debug, Default)]
+pub struct Undo {
+    /// By what.
+    pub mode: UndoMode,
+    /// The rules of the way back; empty unless the mode is `statement`.
+    pub rules: Vec<Rule>,
 }
 
 impl Spec {
@@ -97,6 +109,17 @@ impl Spec {
             }
         }
         columns
+    }
+
+    /// The way back as a spec of its own, when the author gave rules for it.
+    pub fn way_back(&self) -> Option<Spec> {
+        let way_back = || Spec {
+            rules: self.undo.rules.clone(),
+            remaining: None,
+            undo: Undo { mode: UndoMode::None, rules: Vec::new() },
+            ..self.clone()
+        };
+        (self.undo.mode == UndoMode::Statement).then(way_back)
     }
 
     /// A report of problems found later, at this spec's lines.
@@ -141,6 +164,7 @@ fn read_spec(root: &Section<'_>, name: &str, path: &str, source: &str) -> Option
         }
         remaining
     });
+    let undo = root.section("undo", |undo| read_undo(undo, &rules)).unwrap_or_default();
     let limits = Layer::read(root);
     let allow_volatile = root.boolean("allow_volatile").unwrap_or(false);
     Some(Spec {
@@ -153,9 +177,49 @@ fn read_spec(root: &Section<'_>, name: &str, path: &str, source: &str) -> Option
         from,
         rules,
         remaining,
+        undo,
         allow_volatile,
         limits,
     })
+}
+
+/// The way back may only set what the way there writes: anything else would not be taking back.
+fn read_undo(undo: &Section<'_>, rules: &[Rule]) -> Option<Undo> {
+    let read = |text: &str| text.parse::<UndoMode>().map_err(|error| error.to_string());
+    let mode =
+        undo.parsed("mode", "one of `capture`, `statement` and `none`", read).unwrap_or_default();
+    let back = undo.sections("rule", read_rule);
+    let written =
+        |name: &str| rules.iter().flat_map(|rule| &rule.writes).any(|w| w.column.text == name);
+    for write in back.iter().flat_map(|rule| &rule.writes) {
+        let (message, help) = match write.verb {
+            Verb::Fill => {
+                ("an undo rule fills".to_owned(), "use `set`: it says what the column gets back")
+            }
+            Verb::Set if !written(&write.column.text) => {
+                let message =
+                    format!("column `{}` is not written by this backfill", write.column.text);
+                (message, "an undo rule can only set what the rules write")
+            }
+            Verb::Set => continue,
+        };
+        undo.problem(Diagnostic::new(message, write.column.span.clone(), "not here").help(help));
+    }
+    let problem = match (mode, undo.has("rule")) {
+        (UndoMode::Statement, false) => Some((
+            "no undo rule",
+            "add `[[undo.rule]]` with `when` and `set`, or leave `mode` out to keep before-images",
+        )),
+        (UndoMode::Capture | UndoMode::None, true) => Some((
+            "undo rules without `mode = \"statement\"`",
+            "add `mode = \"statement\"` to [undo]",
+        )),
+        _ => None,
+    };
+    if let Some((message, help)) = problem {
+        undo.problem(Diagnostic::new(message, undo.span(), "here").help(help));
+    }
+    Some(Undo { mode, rules: back })
 }
 
 fn read_rule(rule: &Section<'_>) -> Option<Rule> {

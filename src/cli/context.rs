@@ -100,10 +100,19 @@ impl Context {
         name: &str,
     ) -> Result<Option<Run>, Failure> {
         check_name(name).map_err(Failure::usage)?;
-        match self.store.installed(client).await? {
-            Installed::No => Ok(None),
-            _ => Ok(self.store.newest_run(client, name).await?),
+        if !self.has_tables(client).await? {
+            return Ok(None);
         }
+        Ok(self.store.newest_run(client, name).await?)
+    }
+
+    /// Whether the state tables are there; those of an older version are upgraded first.
+    pub(super) async fn has_tables(&self, client: &Object) -> Result<bool, Failure> {
+        let installed = self.store.installed(client).await?;
+        if let Installed::Older(_) = installed {
+            self.store.install(client).await?;
+        }
+        Ok(installed != Installed::No)
     }
 
     /// The newest run of a name; without one, a refusal that names the command to start it.

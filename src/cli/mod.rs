@@ -5,9 +5,12 @@ mod context;
 mod control;
 mod demo;
 mod doctor;
+mod drive;
 pub mod failure;
 mod outcome;
 mod plan;
+mod prune;
+mod reverse;
 mod run;
 mod scaffold;
 mod status;
@@ -23,7 +26,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use context::Context;
 use failure::{Exit, Failure};
 
-use crate::settings::{Layer, Rate, parse_chunk_time, parse_workers};
+use crate::settings::{Layer, Rate, parse_chunk_time, parse_duration, parse_workers};
+use crate::undo::Conflicts;
 
 /// Runs large UPDATEs on PostgreSQL in chunks that can be paced, stopped, resumed and trusted
 #[derive(Debug, Parser)]
@@ -103,6 +107,26 @@ enum Command {
         accepted: AcceptFlags,
         #[command(flatten)]
         takeover: ResumeFlags,
+    },
+    /// Take a run back: give every row it wrote what it held before, unless somebody has changed it since
+    Reverse {
+        /// The backfill's name
+        name: String,
+        #[command(flatten)]
+        limits: LimitFlags,
+        #[command(flatten)]
+        takeover: ResumeFlags,
+    },
+    /// Drop before-images that are no longer wanted; the run can then not be reversed
+    Prune {
+        /// The backfill's name; every one whose retention has passed when not given
+        name: Option<String>,
+        /// Only of runs that finished longer ago than this, such as 14d
+        #[arg(long, value_name = "AGE", value_parser = parse_duration)]
+        older_than: Option<Duration>,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Run the rows that were set aside and the chunks that were given up again
     Retry {
@@ -219,6 +243,12 @@ struct ResumeFlags {
     /// Take the run over from a runner that holds it, ending its sessions on the server
     #[arg(long)]
     take_over: bool,
+    /// In a reverse run: what to do about rows that no longer hold what the backfill wrote
+    #[arg(long, value_name = "POLICY")]
+    conflicts: Option<Conflicts>,
+    /// Confirm `--conflicts=force`
+    #[arg(long)]
+    yes: bool,
 }
 
 /// Parses the command line, runs the command, and turns its end into an exit code.
@@ -281,6 +311,13 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Resume { name, limits, accepted, takeover } => {
             let flags = run::Flags { limits, accepted, takeover };
             run::resume(&Context::open(&global)?, name.as_deref(), flags).await
+        }
+        Command::Reverse { name, limits, takeover } => {
+            let flags = run::Flags { limits, accepted: AcceptFlags::default(), takeover };
+            reverse::reverse(&Context::open(&global)?, &name, flags).await
+        }
+        Command::Prune { name, older_than, yes } => {
+            prune::prune(&Context::open(&global)?, name.as_deref(), older_than, yes).await
         }
         Command::Retry { name, limits, accepted } => {
             let flags = run::Flags { limits, accepted, takeover: ResumeFlags::default() };

@@ -29,14 +29,16 @@ pub(crate) async fn tell_end(ctx: &Context, run: &Run, outcome: Outcome) -> Resu
     };
     let client = ctx.connect().await?;
     let run = ctx.store.run(&client, run.run_id).await?;
-    let report = Report::load(&client, &ctx.store, run).await?;
+    let report = Report::load(&client, &ctx.store, run, ctx.project.retention()).await?;
     if ctx.json {
         print_json(&serde_json::json!({ "event": "report", "report": report }));
     } else {
         say(&end_line(&report));
     }
     Ok(match reached {
-        RunState::Succeeded if report.rows_quarantined > 0 => Exit::Quarantined,
+        RunState::Succeeded if report.rows_quarantined + report.rows_conflicted > 0 => {
+            Exit::Quarantined
+        }
         RunState::Succeeded => Exit::Done,
         RunState::Failed => Exit::Failed,
         _ => Exit::Stopped,
@@ -45,8 +47,11 @@ pub(crate) async fn tell_end(ctx: &Context, run: &Run, outcome: Outcome) -> Resu
 
 fn end_line(report: &Report) -> String {
     let rows = count(report.rows_done.max(0).unsigned_abs());
-    let mut text =
-        format!("{} {}: {rows} rows in {} chunks", report.name, report.state, report.chunks_done);
+    let what = if report.direction == "reverse" { "reverse " } else { "" };
+    let mut text = format!(
+        "{} {what}{}: {rows} rows in {} chunks",
+        report.name, report.state, report.chunks_done
+    );
     if let Some(failure) = &report.failure {
         text.push_str(&format!("\n  {failure}"));
     }
@@ -55,6 +60,15 @@ fn end_line(report: &Report) -> String {
         for row in &report.quarantined {
             text.push_str(&format!("\n    ({}) {}", row.key.join(", "), row.message));
         }
+    }
+    if report.rows_conflicted > 0 {
+        text.push_str(&format!("\n  {} rows were not simply given back:", report.rows_conflicted));
+        for row in &report.conflicts {
+            text.push_str(&format!("\n    ({}) {}", row.key.join(", "), row.in_words()));
+        }
+    }
+    if report.rows_overwritten > 0 {
+        text.push_str(&format!("\n  {} rows were overwritten by force", report.rows_overwritten));
     }
     for (seq, _, message) in &report.failed_chunks {
         text.push_str(&format!("\n  chunk {seq}: {message}"));

@@ -12,13 +12,14 @@ use crate::plan::{Accepted, Plan, Rehearsal, rehearse};
 use crate::settings::Limits;
 use crate::spec::Spec;
 use crate::state::Tuned;
+use crate::undo::UndoMode;
 
 /// What the rehearsed chunk says about the whole run.
 #[derive(Debug, Serialize)]
 struct Estimate {
     chunks: i64,
     wal_bytes: i64,
-    before_image_bytes: i64,
+    before_image_bytes: Option<i64>,
     seconds_low: f64,
     seconds_high: f64,
 }
@@ -59,8 +60,9 @@ fn estimate(plan: &Plan, rehearsed: &Rehearsed, limits: &Limits) -> Option<Estim
     Some(Estimate {
         chunks: (to_do / share / chunk_rows).ceil() as i64,
         wal_bytes: (rehearsal.wal_bytes as f64 / rows * to_do) as i64,
-        before_image_bytes: (rehearsal.image_bytes as f64 / rehearsal.keys.max(1) as f64 * to_do)
-            as i64,
+        before_image_bytes: rehearsal
+            .image_bytes
+            .map(|weight| (weight as f64 / rows * to_do) as i64),
         // A chunk of a few hundred rows on a warm page is the best case; workers that share a disk rarely reach twice it.
         seconds_low: unlimited.max(paced),
         seconds_high: (unlimited * 2.5).max(paced * 1.1),
@@ -86,6 +88,7 @@ fn as_json(spec: &Spec, plan: &Plan, rehearsed: &Rehearsed, limits: &Limits) -> 
         "ceiling": plan.ceiling.as_ref().map(|bound| &bound.0),
         "statement": plan.sql.update.get(true),
         "remaining": plan.remaining,
+        "undo": plan.undo,
         "table_rows_estimate": plan.table_rows,
         "rows_to_do_estimate": plan.rows_to_do,
         "hot_possible": plan.hot_blockers.is_empty(),
@@ -156,9 +159,9 @@ fn as_text(
                 bytes(estimate.wal_bytes.unsigned_abs())
             ),
         );
-        let images = bytes(estimate.before_image_bytes.unsigned_abs());
-        line("undo", format!("no before-images are kept; they would weigh about {images}"));
     }
+    let weight = estimate(plan, rehearsed, limits).and_then(|estimate| estimate.before_image_bytes);
+    line("undo", undo(plan.undo, weight));
     line("HOT", hot(plan));
     line("verify", match &plan.remaining {
         Some(_) => "from the data: no row left that the statement would write".to_owned(),
@@ -177,6 +180,23 @@ fn as_text(
     let statement = indent(plan.sql.update.get(true));
     let next = format!("nothing was changed; start it with: backfill run {}", spec.name);
     format!("{head}\n{}\n  each chunk runs\n{statement}\n{next}", lines.join("\n"))
+}
+
+/// What the mode of undo costs and what it gives up.
+fn undo(mode: UndoMode, weight: Option<i64>) -> String {
+    match (mode, weight) {
+        (UndoMode::Capture, Some(weight)) => {
+            let weight = bytes(weight.unsigned_abs());
+            format!("exact: before-images, about {weight}, kept until `backfill prune`")
+        }
+        (UndoMode::Capture, None) => "exact: before-images, kept until `backfill prune`".to_owned(),
+        (UndoMode::Statement, _) => "by the spec's undo rules: no before-images, so what the application changes \
+            meanwhile is neither noticed nor spared, and values come back only as exactly as the rules say"
+            .to_owned(),
+        (UndoMode::None, _) => {
+            "none: the spec says so; the old values are lost, and `backfill reverse` will refuse".to_owned()
+        }
+    }
 }
 
 fn hot(plan: &Plan) -> String {

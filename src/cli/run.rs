@@ -1,24 +1,15 @@
 //! `run`, `resume` and `retry`: they differ in how they come by a run; from there on they are one.
 
-use std::io::IsTerminal;
-use std::sync::Arc;
-
 use deadpool_postgres::Object;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
 use super::acquire::acquire;
-use super::context::{Context, host, who};
-use super::failure::{Exit, Failure, Kind};
-use super::outcome::tell_end;
-use super::{AcceptFlags, LimitFlags, ResumeFlags, say};
-use crate::engine::dispatcher::{Dispatcher, Start};
-use crate::engine::{Stop, Work, pool_size};
-use crate::event::{Event, Listener};
+use super::context::{Context, who};
+use super::drive::{Job, Next, drive};
+use super::failure::{Exit, Failure};
+use super::{AcceptFlags, LimitFlags, ResumeFlags, reverse, say};
 use crate::plan::Plan;
-use crate::progress::{Bar, JsonLines, Lines};
 use crate::spec::Spec;
-use crate::state::{Actor, Installed, NewRun, PinnedSpec, Run, RunEvent, RunState};
+use crate::state::{Actor, NewRun, NewUndo, PinnedSpec, Run, RunEvent, RunState};
 
 /// What `run` does about runs that exist already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,34 +20,6 @@ pub(super) enum Mode {
     StartAgain,
     /// Continues the unfinished one; exits 0 when the newest succeeded.
     StartOrContinue,
-}
-
-/// What is about to happen to a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// Its first runner.
-    Begin,
-    /// Another runner; chunks that were given up are tried again.
-    Continue,
-    /// Another runner; rows that were set aside are tried again too.
-    Retry,
-}
-
-impl Next {
-    fn event(self, state: RunState) -> RunEvent {
-        match (self, state) {
-            (Next::Retry, RunState::Succeeded) => RunEvent::Reopened,
-            _ => RunEvent::Continued,
-        }
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Next::Begin => "started",
-            Next::Continue => "resumed",
-            Next::Retry => "retried",
-        }
-    }
 }
 
 /// The flags of the three commands.
@@ -80,7 +43,11 @@ pub(super) async fn run(
     let spec = ctx.spec(name)?;
     let client = ctx.connect().await?;
     if let Some(newest) = ctx.newest_run(&client, name).await? {
+        if newest.is_reverse() {
+            after_reverse(&newest, mode)?;
+        }
         match (newest.state, mode) {
+            _ if newest.is_reverse() => {}
             (RunState::Succeeded, Mode::StartOrContinue) => {
                 say(&format!(
                     "{name} is already done (run {}); check it with `backfill verify {name}`",
@@ -90,7 +57,7 @@ pub(super) async fn run(
             }
             (RunState::Succeeded, Mode::Start) => return Err(already_done(&newest)),
             (state, Mode::StartOrContinue) if !state.is_final() => {
-                return take_up(ctx, client, spec, newest, flags, Next::Continue).await;
+                return take_up(ctx, client, newest, flags, Next::Continue).await;
             }
             (state, _) if !state.is_final() => return Err(unfinished(&newest)),
             _ => {}
@@ -109,16 +76,43 @@ pub(super) async fn run(
         session: &plan.session,
         table_rows_estimate: plan.table_rows,
         who: &me,
+        undo: NewUndo {
+            mode: plan.undo,
+            columns: &plan.written,
+            fields: &plan.image_fields(),
+            lz4: plan.server.has_lz4,
+        },
     };
     let Some(run_id) = ctx.store.create_run(&client, &new).await? else {
         return Err(unfinished(&ctx.need_run(&client, name).await?));
     };
     ctx.store.log(&client, run_id, &who(), "created", &format!("on {}", new.table_name)).await?;
     let run = ctx.store.run(&client, run_id).await?;
-    drive(ctx, client, spec, plan, run, flags, Next::Begin).await
+    let plan = plan.keeping(&ctx.store.images(run_id));
+    drive(ctx, client, Job { spec, plan }, run, flags, Next::Begin).await
 }
 
-fn pinned<'a>(spec: &'a Spec, digest: &'a str, plan: &'a Plan) -> PinnedSpec<'a> {
+/// After a reverse run that came to its end a run may start afresh; a half-way one is in the way, and a scheduler must not undo what an
+/// operator did.
+fn after_reverse(newest: &Run, mode: Mode) -> Result<(), Failure> {
+    let (name, run_id) = (&newest.name, newest.run_id);
+    match (newest.state, mode) {
+        (state, _) if !state.is_final() => Err(unfinished(newest)),
+        (_, Mode::StartOrContinue) => {
+            Err(Failure::refused(format!("{name} was taken back by run {run_id}"))
+                .hint(format!("if it shall run once more: `backfill run {name}`")))
+        }
+        (RunState::Cancelled, Mode::Start) => {
+            Err(Failure::refused(format!("run {run_id}, which took {name} back, was cancelled half-way"))
+                .hint(format!(
+                    "take the rest back with `backfill reverse {name}`, or run it over all rows with `backfill run {name} --again`"
+                )))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn pinned<'a>(spec: &'a Spec, digest: &'a str, plan: &'a Plan) -> PinnedSpec<'a> {
     PinnedSpec {
         digest,
         text: &spec.source,
@@ -156,7 +150,7 @@ pub(super) async fn resume(
     let newest = ctx.newest_run(&client, name).await?;
     match newest {
         Some(run) if !run.state.is_final() => {
-            take_up(ctx, client, ctx.spec(name)?, run, flags, Next::Continue).await
+            take_up(ctx, client, run, flags, Next::Continue).await
         }
         Some(run) => {
             let message = format!(
@@ -178,9 +172,9 @@ pub(super) async fn resume(
 }
 
 async fn resume_all(ctx: &Context, client: Object, flags: Flags) -> Result<Exit, Failure> {
-    let runs = match ctx.store.installed(&client).await? {
-        Installed::No => Vec::new(),
-        _ => ctx.store.unfinished(&client).await?,
+    let runs = match ctx.has_tables(&client).await? {
+        false => Vec::new(),
+        true => ctx.store.unfinished(&client).await?,
     };
     drop(client);
     if runs.is_empty() {
@@ -191,11 +185,7 @@ async fn resume_all(ctx: &Context, client: Object, flags: Flags) -> Result<Exit,
     for run in runs {
         let client = ctx.connect().await?;
         let name = run.name.clone();
-        let taken_up = match ctx.spec(&name) {
-            Ok(spec) => take_up(ctx, client, spec, run, flags, Next::Continue).await,
-            Err(failure) => Err(failure),
-        };
-        let exit = match taken_up {
+        let exit = match take_up(ctx, client, run, flags, Next::Continue).await {
             Ok(exit) => exit,
             Err(failure) => {
                 say(&format!("{name}: {}", failure.text(false)));
@@ -216,7 +206,6 @@ async fn resume_all(ctx: &Context, client: Object, flags: Flags) -> Result<Exit,
 
 /// `backfill retry NAME`.
 pub(super) async fn retry(ctx: &Context, name: &str, flags: Flags) -> Result<Exit, Failure> {
-    let spec = ctx.spec(name)?;
     let client = ctx.connect().await?;
     let run = ctx.need_run(&client, name).await?;
     let aside = ctx.store.count_quarantined(&client, run.run_id).await?;
@@ -231,18 +220,21 @@ pub(super) async fn retry(ctx: &Context, name: &str, flags: Flags) -> Result<Exi
     // Every chunk of a finished run is done but those of the rows set aside, and mending them may take a change of the spec.
     let accept_change = flags.takeover.accept_change || run.state == RunState::Succeeded;
     let flags = Flags { takeover: ResumeFlags { accept_change, ..flags.takeover }, ..flags };
-    take_up(ctx, client, spec, run, flags, Next::Retry).await
+    take_up(ctx, client, run, flags, Next::Retry).await
 }
 
 /// Takes an existing run up again.
 async fn take_up(
     ctx: &Context,
     client: Object,
-    spec: Spec,
     run: Run,
     flags: Flags,
     next: Next,
 ) -> Result<Exit, Failure> {
+    if run.is_reverse() {
+        return reverse::take_up(ctx, client, run, flags, next).await;
+    }
+    let spec = ctx.spec(&run.name)?;
     if spec.digest() != run.spec_digest && !flags.takeover.accept_change {
         return Err(Failure::refused(format!(
             "{} has changed since run {} began",
@@ -268,14 +260,30 @@ async fn take_up(
             run.name
         )));
     }
+    if (plan.undo, &plan.written) != (run.undo.mode, &run.undo.columns) {
+        let kept = format!(
+            "run {} writes ({}) and is taken back by {}",
+            run.run_id,
+            run.undo.columns.join(", "),
+            run.undo.mode.as_str()
+        );
+        return Err(Failure::refused(format!("{kept}; the spec now says otherwise")).hint(
+            format!("give the run up with `backfill cancel {}` and start a new one", run.name),
+        ));
+    }
     if run.state == RunState::Cancelling {
         return finish_cancel(ctx, client, &run).await;
     }
-    drive(ctx, client, spec, plan, run, flags, next).await
+    let plan = plan.keeping(&ctx.store.images(run.run_id));
+    drive(ctx, client, Job { spec, plan }, run, flags, next).await
 }
 
 /// A cancel was asked for and its runner died: there is nothing to drain.
-async fn finish_cancel(ctx: &Context, client: Object, run: &Run) -> Result<Exit, Failure> {
+pub(super) async fn finish_cancel(
+    ctx: &Context,
+    client: Object,
+    run: &Run,
+) -> Result<Exit, Failure> {
     let lock = acquire(ctx, &client, run, false).await?;
     ctx.store.transition(&client, run.run_id, RunEvent::Drained, Actor::Operator).await?;
     lock.release();
@@ -292,102 +300,4 @@ async fn make_plan(
     let accepted =
         crate::plan::Accepted { subscribers_prepared: flags.accepted.subscribers_prepared };
     Ok(Plan::make(client, spec, ctx.store.schema(), accepted).await?)
-}
-
-/// Holds the run's lock, works, and tells the end.
-async fn drive(
-    ctx: &Context,
-    client: Object,
-    spec: Spec,
-    plan: Plan,
-    run: Run,
-    flags: Flags,
-    next: Next,
-) -> Result<Exit, Failure> {
-    let (base, limits) = ctx.limits(flags.limits.layer(), &spec, &run.tuned)?;
-    ctx.database.resize(pool_size(limits.workers.value));
-    let lock = acquire(ctx, &client, &run, flags.takeover.take_over).await?;
-    let host = host();
-    let epoch =
-        ctx.store.begin_epoch(&client, run.run_id, &host, std::process::id() as i32).await?;
-    ctx.store.transition(&client, run.run_id, next.event(run.state), Actor::Operator).await?;
-    let digest = spec.digest();
-    if digest != run.spec_digest {
-        ctx.store.accept_spec(&client, run.run_id, &pinned(&spec, &digest, &plan)).await?;
-        ctx.store.log(&client, run.run_id, &who(), "spec changed", &digest).await?;
-    }
-    let reopened = ctx.store.reopen(&client, run.run_id, next == Next::Retry).await?;
-    let detail = format!("runner {epoch}, {reopened} chunks reopened");
-    ctx.store.log(&client, run.run_id, &who(), next.word(), &detail).await?;
-    // Read again: an operator may have tuned it between our first look and the lock.
-    let run = ctx.store.run(&client, run.run_id).await?;
-    let sums = ctx.store.sums(&client, run.run_id).await?;
-    let quarantined = ctx.store.count_quarantined(&client, run.run_id).await?;
-    drop(client);
-    let mut listener: Box<dyn Listener> = if ctx.json {
-        Box::<JsonLines>::default()
-    } else if std::io::stderr().is_terminal() {
-        Box::<Bar>::default()
-    } else {
-        Box::<Lines>::default()
-    };
-    listener.hear(&Event::Started {
-        name: run.name.clone(),
-        run_id: run.run_id,
-        epoch,
-        table_rows_estimate: run.table_rows_estimate.max(sums.keys_cut),
-        keys_done: sums.keys_done,
-        rows_done: sums.rows_done,
-    });
-    let start = Start {
-        base,
-        limits: crate::engine::tuned_limits(&limits, &run.tuned),
-        chunk_rows: run
-            .last
-            .chunk_rows
-            .and_then(|rows| u32::try_from(rows).ok())
-            .filter(|rows| *rows > 0),
-        next_seq: run.next_seq,
-        fully_cut: run.fully_cut,
-        control_version: run.control_version,
-        quarantined,
-        who: who(),
-    };
-    let work = Work {
-        database: ctx.database.clone(),
-        store: Arc::new(crate::state::Store::new(ctx.store.schema().clone())),
-        sql: Arc::new(plan.sql),
-        session: run.session.clone(),
-        run_id: run.run_id,
-        epoch,
-        ceiling: run.ceiling.clone(),
-        has_quarantine: quarantined > 0,
-    };
-    let stop = watch_signals()?;
-    let outcome = Dispatcher::new(work, start, lock, stop, &mut *listener).run().await;
-    drop(listener);
-    tell_end(ctx, &run, outcome).await
-}
-
-/// First signal drains, the second cancels on the server.
-fn watch_signals() -> Result<watch::Receiver<Stop>, Failure> {
-    let failed =
-        |error: std::io::Error| Failure::new(Kind::Failed, format!("listen for signals: {error}"));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let (sender, receiver) = watch::channel(Stop::No);
-    tokio::spawn(async move {
-        for stop in [Stop::Drain, Stop::Cancel] {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if sender.send(stop).is_err() {
-                return;
-            }
-        }
-        // A third changes nothing, but the receiver must not see the sender go.
-        sender.closed().await;
-    });
-    Ok(receiver)
 }

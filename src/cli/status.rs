@@ -10,7 +10,6 @@ use super::failure::{Exit, Failure};
 use super::{print, print_json, say};
 use crate::event::count;
 use crate::report::Report;
-use crate::state::Installed;
 
 /// `backfill status [NAME] [--watch]`.
 pub(super) async fn status(
@@ -22,7 +21,7 @@ pub(super) async fn status(
     loop {
         let client = ctx.connect().await?;
         let run = ctx.need_run(&client, name).await?;
-        let report = Report::load(&client, &ctx.store, run).await?;
+        let report = Report::load(&client, &ctx.store, run, ctx.project.retention()).await?;
         drop(client);
         if watch && std::io::stdout().is_terminal() && !ctx.json {
             // Home and clear: the report keeps its place on the screen.
@@ -56,12 +55,12 @@ async fn all(ctx: &Context) -> Result<Exit, Failure> {
 
 async fn reports(ctx: &Context) -> Result<Vec<Report>, Failure> {
     let client = ctx.connect().await?;
-    if ctx.store.installed(&client).await? == Installed::No {
+    if !ctx.has_tables(&client).await? {
         return Ok(Vec::new());
     }
     let mut reports = Vec::new();
     for run in ctx.store.list(&client).await? {
-        reports.push(Report::load(&client, &ctx.store, run).await?);
+        reports.push(Report::load(&client, &ctx.store, run, ctx.project.retention()).await?);
     }
     Ok(reports)
 }

@@ -403,6 +403,7 @@ impl<'l> Dispatcher<'l> {
         self.pacer.charge(settled.rows as f64 - charged);
         if !settled.found_done {
             self.sizer.observe(chunk.keys.max(0) as u32, settled.rows as u32, settled.took);
+            self.sizer.weigh(chunk.keys.max(0) as u32, settled.image_bytes);
         }
         self.rows += settled.rows;
         self.listener.hear(&Event::Settled {

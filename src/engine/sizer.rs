@@ -20,6 +20,10 @@ const SCAN_FACTOR: f64 = 20.0;
 /// Growth a chunk may have over the one before it.
 const GROWTH: f64 = 1.5;
 
+/// Bytes that the before-images of one chunk may take in the server's memory, before compression: a chunk of ordinary rows never
+/// reaches it, and a few workers of a small server still fit.
+const IMAGES_MAX: f64 = (16 << 20) as f64;
+
 /// Weight of the newest chunk in the averages.
 const ALPHA: f64 = 0.4;
 
@@ -31,6 +35,8 @@ pub struct Sizer {
     size: f64,
     ms_per_row: Option<f64>,
     selectivity: f64,
+    /// Most entries whose before-images fit in [`IMAGES_MAX`].
+    image_max: f64,
 }
 
 impl Sizer {
@@ -38,7 +44,14 @@ impl Sizer {
     pub fn new(target: Duration, max: u32, known: Option<u32>) -> Sizer {
         let max = f64::from(max);
         let start = known.map_or(START, f64::from);
-        Sizer { target, max, size: start.clamp(1.0, max), ms_per_row: None, selectivity: 1.0 }
+        Sizer {
+            target,
+            max,
+            size: start.clamp(1.0, max),
+            ms_per_row: None,
+            selectivity: 1.0,
+            image_max: f64::INFINITY,
+        }
     }
 
     /// Entries for the next chunk; at least one.
@@ -85,13 +98,22 @@ impl Sizer {
         self.set(wanted.min(self.size * GROWTH));
     }
 
+    /// Learns what the before-images of a settled chunk weighed; the heaviest since counts, and is forgotten slowly.
+    pub fn weigh(&mut self, keys: u32, bytes: i64) {
+        if bytes > 0 {
+            let fits = f64::from(keys.max(1)) * IMAGES_MAX / bytes as f64;
+            self.image_max = fits.min(self.image_max * 1.05).max(1.0);
+            self.set(self.size);
+        }
+    }
+
     /// A chunk of this many entries did not fit its time at all.
     pub fn too_big(&mut self, keys: u32) {
         self.set(self.size.min(f64::from(keys) / 2.0));
     }
 
     fn set(&mut self, size: f64) {
-        self.size = size.clamp(FLOOR.min(self.max), self.max);
+        self.size = size.clamp(FLOOR.min(self.max), self.max).min(self.image_max).max(1.0);
     }
 }
 

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::Object;
 use tokio::sync::mpsc;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{CancelToken, Client};
 
 use super::{Fault, Setback, Work};
 use crate::db::session::Bounds;
 use crate::db::{Class, roll_back};
 use crate::plan::rehearse::{params as range_params, typed};
-use crate::state::{Chunk, RunState};
+use crate::state::{Chunk, Claim, RunState};
+use crate::undo::Conflicts;
 
 /// A committed chunk.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub struct Settled {
     pub took: Duration,
     /// Of that, the statements that write the rows.
     pub writing: Duration,
+    /// Bytes of before-images saved, as they were in memory.
+    pub image_bytes: i64,
     /// Whether an earlier attempt had committed it.
     pub found_done: bool,
     /// The run's control version at the claim.
@@ -97,29 +101,20 @@ async fn transaction(
     begun.map_err(|error| Setback::from_begin(&error, step.elapsed(), bounds.statement))?;
     let claim =
         claim.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;
-    let settled = |rows, writing, found_done| {
+    let settled = |rows, writing, image_bytes, found_done| {
         let (took, control_version) = (started.elapsed(), claim.control_version);
-        Attempt::Settled(Settled { rows, took, writing, found_done, control_version })
+        Attempt::Settled(Settled { rows, took, writing, image_bytes, found_done, control_version })
     };
     if let Some(rows) = claim.done_rows {
         client.batch_execute("COMMIT").await.map_err(|error| fault(error, step))?;
-        return Ok(settled(rows, Duration::ZERO, true));
+        return Ok(settled(rows, Duration::ZERO, 0, true));
     }
     if claim.run_state != RunState::Running {
         return Ok(Attempt::Refused(claim.run_state));
     }
-    let has_after = claim.range.after.is_some();
-    let params = range_params(&claim.range);
-    if let Some(ambiguous) = &work.sql.ambiguous {
-        step = Instant::now();
-        let rows = client.query_typed(ambiguous.get(has_after), &typed(&params)).await;
-        if let Some(row) = rows.map_err(|error| fault(error, step))?.first() {
-            return Err(ambiguous_join(&row.get::<_, Vec<String>>(0)));
-        }
-    }
     step = Instant::now();
-    let rows = client.execute_typed(work.sql.update.get(has_after), &typed(&params)).await;
-    let rows = rows.map_err(|error| fault(error, step))? as i64;
+    let written = write(work, client, &claim, chunk.seq, bounds).await?;
+    let rows = written.rows;
     let writing = step.elapsed();
     let _ = notes.send(Note::Written(chunk.seq));
     step = Instant::now();
@@ -132,7 +127,98 @@ async fn transaction(
     marked.await.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;
     step = Instant::now();
     client.batch_execute("COMMIT").await.map_err(|error| fault(error, step))?;
-    Ok(settled(rows, writing, false))
+    Ok(settled(rows, writing, written.image_bytes, false))
+}
+
+/// What the writing statements did.
+struct Written {
+    rows: i64,
+    image_bytes: i64,
+}
+
+/// Locks and saves when before-images are kept that way, then writes; and makes sure that both met the same rows.
+async fn write(
+    work: &Work,
+    client: &Client,
+    claim: &Claim,
+    seq: i64,
+    bounds: Bounds,
+) -> Result<Written, Setback> {
+    let has_after = claim.range.after.is_some();
+    let params = range_params(&claim.range);
+    let mut step = Instant::now();
+    let fault = |error: tokio_postgres::Error, step: Instant| {
+        Setback::Fault(Fault::from_error(&error, step.elapsed(), bounds.statement))
+    };
+    if let Some(ambiguous) = &work.sql.ambiguous {
+        let rows = client.query_typed(ambiguous.get(has_after), &typed(&params)).await;
+        if let Some(row) = rows.map_err(|error| fault(error, step))?.first() {
+            return Err(ambiguous_join(&row.get::<_, Vec<String>>(0)));
+        }
+        step = Instant::now();
+    }
+    let Some(keep) = &work.sql.keep else {
+        let rows = client.execute_typed(work.sql.update.get(has_after), &typed(&params)).await;
+        return Ok(Written {
+            rows: rows.map_err(|error| fault(error, step))? as i64,
+            image_bytes: 0,
+        });
+    };
+    let mut bind = typed(&params);
+    bind.extend([(&seq as &(dyn ToSql + Sync), Type::INT8), (&claim.source_seq, Type::INT8)]);
+    if keep.joins_in_bulk {
+        let bulk = client.batch_execute("SET LOCAL enable_nestloop = off").await;
+        bulk.map_err(|error| fault(error, step))?;
+    }
+    let mut locked = None;
+    if let Some(lock) = &keep.lock {
+        let rows = client
+            .query_typed(lock.get(has_after), &bind)
+            .await
+            .map_err(|error| fault(error, step))?;
+        let (count, saved): (i64, i64) = (rows[0].get(0), rows[0].get(1));
+        if count != saved {
+            return Err(moved(&format!("{count} rows locked, {saved} saved")));
+        }
+        locked = Some(count);
+        step = Instant::now();
+    }
+    let rows = client
+        .query_typed(keep.write.get(has_after), &bind)
+        .await
+        .map_err(|error| fault(error, step))?;
+    let number = |i: usize| rows[0].get::<_, i64>(i);
+    let (rows_written, accounted, conflicted) = (number(0), number(1), number(2));
+    if rows_written + conflicted != accounted || locked.is_some_and(|locked| locked != rows_written)
+    {
+        let locked = locked.map(|locked| format!("{locked} rows locked, ")).unwrap_or_default();
+        return Err(moved(&format!(
+            "{locked}{accounted} saved, {rows_written} written, {conflicted} in conflict"
+        )));
+    }
+    if conflicted > 0 && keep.conflicts == Conflicts::Stop {
+        return Err(in_conflict(&rows[0].get::<_, Option<Vec<String>>>(4).unwrap_or_default()));
+    }
+    Ok(Written { rows: rows_written, image_bytes: number(3) })
+}
+
+/// The application moved rows in or out under the chunk; another attempt meets them where they are now.
+fn moved(counts: &str) -> Setback {
+    let message =
+        format!("rows of the chunk moved while it was at work ({counts}); nothing of it is kept");
+    Setback::Fault(Fault { class: Class::Contention, sqlstate: None, message })
+}
+
+fn in_conflict(key: &[String]) -> Setback {
+    let key = key.join(", ");
+    Setback::Fault(Fault {
+        class: Class::Fatal,
+        sqlstate: None,
+        message: format!(
+            "the row with key ({key}) no longer holds what the backfill wrote, and conflicts stop this run; nothing of its chunk is \
+             given back. Look at the row, then resume with `--conflicts=skip` to leave such rows alone"
+        ),
+    })
 }
 
 fn ambiguous_join(key: &[String]) -> Setback {

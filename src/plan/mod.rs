@@ -5,24 +5,29 @@
 //! mending command. Nothing it does survives: every transaction it opens is rolled back. The engine works from the plan alone
 //! and never learns which way it goes.
 
+pub mod capture;
 pub mod checks;
 mod judge;
 pub mod probe;
 pub mod rehearse;
 mod resolve;
+mod restore;
+mod reverse;
 pub mod statement;
 pub mod surroundings;
 pub mod table;
 
 use tokio_postgres::Client;
 
+pub use capture::Keep;
 pub use checks::Refusal;
 use checks::{choose_key, server_refusal, table_refusals, table_warnings};
 use judge::{check_statement, judge_all, remaining, targets};
 pub use rehearse::Rehearsal;
 use resolve::{check_columns, find_table, read_ceiling};
-use statement::Builder;
+pub use reverse::Taken;
 pub use statement::ChunkSql;
+use statement::{Builder, Target};
 use surroundings::Server;
 use table::Table;
 
@@ -31,7 +36,8 @@ use crate::diagnostic::Report;
 use crate::key::{Bound, Key};
 use crate::spec::Spec;
 use crate::sql::Ident;
-use crate::state::StoreError;
+use crate::state::{Field, Images, StoreError};
+use crate::undo::UndoMode;
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +78,11 @@ pub struct Plan {
     pub from_sql: String,
     /// The written columns.
     pub written: Vec<String>,
+    /// How a run of it can be taken back.
+    pub undo: UndoMode,
+    /// What the statements are built from.
+    spec: Spec,
+    targets: Vec<Target>,
     /// The greatest key now; none when the table is empty.
     pub ceiling: Option<Bound>,
     /// What gives the spec's SQL its meaning.
@@ -124,6 +135,13 @@ impl Plan {
         let targets = targets(&table, &written);
         let builder = Builder { spec, table: &table.name, key: &key, targets: &targets };
         check_statement(client, &session, spec, &builder).await?;
+        if let Some(back) = spec.way_back() {
+            let written = check_columns(&back, &table)?;
+            judge_all(client, &session, &back, &table).await?;
+            let targets = self::targets(&table, &written);
+            let builder = Builder { spec: &back, table: &table.name, key: &key, targets: &targets };
+            check_statement(client, &session, &back, &builder).await?;
+        }
         let remaining = remaining(client, &session, spec, &table, &builder, &uses).await?;
         let mut plan = Plan {
             sql: builder.chunk_sql(),
@@ -133,6 +151,9 @@ impl Plan {
             index: index.name.clone(),
             key: key.clone(),
             written,
+            undo: spec.undo.mode,
+            spec: spec.clone(),
+            targets: targets.clone(),
             hot_blockers: Vec::new(),
             published,
             warnings: Vec::new(),
@@ -166,18 +187,42 @@ impl Plan {
         }
     }
 
-    /// What the before-images of a range would weigh. Parameters: a range without lower bound.
-    pub(crate) fn image_sql(&self) -> String {
-        let name = &self.table.name.name;
-        let columns: Vec<String> =
-            self.written.iter().map(|c| format!("{name}.{}", Ident::new(c))).collect();
-        format!(
-            "SELECT pg_catalog.pg_column_size(array_agg(ROW({}, {})))::int8 FROM {} WHERE {}",
-            self.key.columns_sql(name),
-            columns.join(", "),
-            self.table.name,
-            self.key.range_sql(name, false, 1)
-        )
+    fn builder(&self) -> Builder<'_> {
+        Builder {
+            spec: &self.spec,
+            table: &self.table.name,
+            key: &self.key,
+            targets: &self.targets,
+        }
+    }
+
+    /// The fields of a before-image.
+    pub fn image_fields(&self) -> Vec<Field> {
+        self.builder().image_fields(|column| {
+            let column = self.table.column(column);
+            column.map(|c| (c.type_name.clone(), c.collation.clone())).unwrap_or_default()
+        })
+    }
+
+    /// With the statements that keep before-images in `images`, where the spec wants them kept.
+    pub fn keeping(mut self, images: &Images) -> Plan {
+        self.sql.keep = self.capture(images);
+        self
+    }
+
+    /// What each chunk runs, for people: the statement that writes.
+    pub fn chunk_statement(&self) -> &str {
+        self.sql.keep.as_ref().map_or(self.sql.update.get(true), |keep| keep.write.get(true))
+    }
+
+    /// The statements that keep before-images in `images`; none when the spec wants none kept.
+    pub fn capture(&self, images: &Images) -> Option<Keep> {
+        let names = self.key.columns.iter().map(|column| column.name.as_str());
+        let mut columns = names.chain(self.written.iter().map(String::as_str));
+        let is_wide = self.table.toast_bytes > 0
+            && columns.any(|name| self.table.column(name).is_some_and(|column| column.is_long));
+        let facts = capture::Facts { version: self.server.version_num, is_wide };
+        (self.undo == UndoMode::Capture).then(|| self.builder().capture(images, facts))
     }
 
     /// Fills in what stands around the table, and refuses what it forbids.
@@ -199,6 +244,8 @@ impl Plan {
             surroundings::publications_of_state(client, schema, version).await.map_err(lookup)?;
         if !publications.is_empty() && !accepted.subscribers_prepared {
             refusals.push(publication_refusal(&publications));
+        } else if !publications.is_empty() && self.undo == UndoMode::Capture {
+            refusals.push(capture_refusal(&publications));
         }
         for column in
             surroundings::collation_drift(client, oid, &key, version).await.map_err(lookup)?
@@ -259,6 +306,14 @@ impl Plan {
         self.warnings = warnings;
         Ok(())
     }
+}
+
+fn capture_refusal(publications: &[String]) -> Refusal {
+    Refusal::new(
+        format!("publication {} would carry the before-images", publications.join(", ")),
+        "their table is made anew for each run, so no subscriber can have it beforehand, and it would stop applying changes",
+        "publish a list of tables instead of all; or give up exact reversal: `[undo]` with `mode = \"none\"`",
+    )
 }
 
 fn publication_refusal(publications: &[String]) -> Refusal {

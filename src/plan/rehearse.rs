@@ -10,6 +10,7 @@ use super::{Plan, PlanError, Refusal};
 use crate::db::error;
 use crate::db::session::Bounds;
 use crate::key::{Bound, KeyRange};
+use crate::state::Store;
 
 /// Key entries of the rehearsed chunk: enough to average over a page or two of anything, few enough that the row locks of the
 /// rehearsal last milliseconds.
@@ -26,8 +27,8 @@ pub struct Rehearsal {
     pub took: Duration,
     /// WAL it wrote.
     pub wal_bytes: i64,
-    /// What the before-images of its rows would weigh: key and new value, packed.
-    pub image_bytes: i64,
+    /// What its before-images weigh, packed and compressed; none when none are kept, or this role may not try.
+    pub image_bytes: Option<i64>,
 }
 
 /// Typed text parameters of a range.
@@ -152,6 +153,7 @@ async fn rehearse_in(
     ceiling: &Bound,
 ) -> Result<Option<Rehearsal>, tokio_postgres::Error> {
     let Some((range, keys)) = first_chunk(client, plan, ceiling).await? else { return Ok(None) };
+    let image_bytes = rehearse_images(client, plan, &range).await?;
     let sql =
         format!("EXPLAIN (ANALYZE, WAL, TIMING OFF, FORMAT JSON) {}", plan.sql.update.get(false));
     let started = Instant::now();
@@ -160,14 +162,45 @@ async fn rehearse_in(
     let explain: Value = serde_json::from_str(&explain_text(&explained)).unwrap_or_default();
     let node = &explain[0]["Plan"];
     let written = node["Plans"][0]["Actual Rows"].as_f64().unwrap_or(0.0);
-    let rows = client.query_typed(&plan.image_sql(), &typed(&range)).await?;
     Ok(Some(Rehearsal {
         keys,
         rows: written as i64,
         took,
         wal_bytes: node["WAL Bytes"].as_i64().unwrap_or(0),
-        image_bytes: rows.first().map_or(0, |row| row.get::<_, Option<i64>>(0).unwrap_or(0)),
+        image_bytes,
     }))
+}
+
+/// Keeps the before-images of the chunk in a temporary table, weighs them, and takes all of it back.
+async fn rehearse_images(
+    client: &Client,
+    plan: &Plan,
+    range: &[String],
+) -> Result<Option<i64>, tokio_postgres::Error> {
+    let images = Store::rehearsed_images();
+    let Some(keep) = plan.capture(&images) else { return Ok(None) };
+    client.batch_execute("SAVEPOINT rehearsal").await?;
+    let ddl = images.ddl(&plan.image_fields(), "rehearsal", plan.server.has_lz4);
+    let weighed = async {
+        client.batch_execute(&ddl).await?;
+        let mut bind = typed(range);
+        bind.extend([(&0_i64 as &(dyn ToSql + Sync), Type::INT8), (&0_i64, Type::INT8)]);
+        for sql in keep.lock.iter().chain([&keep.write]) {
+            client.query_typed(sql.get(false), &bind).await?;
+        }
+        let sql = format!(
+            "select coalesce(sum(pg_catalog.pg_column_size(images)), 0)::int8 from {}",
+            images.table
+        );
+        client.query_typed(&sql, &[]).await
+    };
+    let weighed = weighed.await;
+    client.batch_execute("ROLLBACK TO SAVEPOINT rehearsal").await?;
+    match weighed {
+        Ok(rows) => Ok(rows.first().map(|row| row.get(0))),
+        Err(error) if error::sqlstate(&error) == Some("42501") => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The planner's guess of how many rows a query yields.

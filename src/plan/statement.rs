@@ -3,6 +3,7 @@
 //! All rules become one UPDATE, a `CASE` per column, so the table is passed once and every expression sees the row as it was
 //! before. Each statement exists in two forms: for the first chunk, which has no lower bound, and for all others.
 
+use super::capture::Keep;
 use crate::key::Key;
 use crate::spec::{Spec, Verb, Write};
 use crate::sql::{Expr, Ident, QualifiedName, SqlText};
@@ -24,7 +25,8 @@ pub struct ByRange {
 }
 
 impl ByRange {
-    fn new(render: impl Fn(bool) -> String) -> ByRange {
+    /// Renders both forms; the argument tells whether there is a lower bound.
+    pub fn new(render: impl Fn(bool) -> String) -> ByRange {
         ByRange { first: render(false), rest: render(true) }
     }
 
@@ -37,8 +39,10 @@ impl ByRange {
 /// Everything the engine sends to the target table.
 #[derive(Clone, Debug)]
 pub struct ChunkSql {
-    /// The UPDATE. Parameters: the range.
+    /// The UPDATE. Parameters: the range. With [`ChunkSql::keep`] that runs in its place.
     pub update: ByRange,
+    /// What runs when before-images are kept or given back.
+    pub keep: Option<Keep>,
     /// Refuses an ambiguous join: the key of a row that several source rows match. Parameters: the range.
     pub ambiguous: Option<ByRange>,
     /// Boundaries of the next whole chunks. Parameters: the range from the last cut to the ceiling, entries a chunk, how many
@@ -71,6 +75,7 @@ impl Builder<'_> {
             self.spec.from.is_some().then(|| ByRange::new(|has_after| self.ambiguous(has_after)));
         ChunkSql {
             update,
+            keep: None,
             ambiguous,
             boundaries: self.boundaries(),
             stretch: self.stretch(),

@@ -16,6 +16,8 @@ pub struct Server {
     pub in_recovery: bool,
     /// Whether this role's transactions are read-only unless they say otherwise.
     pub read_only_by_default: bool,
+    /// Whether it can compress values with lz4.
+    pub has_lz4: bool,
     /// The database's name.
     pub database: String,
     /// The role in use.
@@ -27,7 +29,9 @@ pub async fn server(client: &Client) -> Result<Server, Error> {
     let sql =
         "select current_setting('server_version_num')::int, current_setting('server_version'),
                       pg_catalog.pg_is_in_recovery(), current_database()::text, current_user::text,
-                      current_setting('default_transaction_read_only')::boolean";
+                      current_setting('default_transaction_read_only')::boolean,
+                      exists (select from pg_catalog.pg_settings
+                               where name = 'default_toast_compression' and 'lz4' = any (enumvals))";
     let rows = client.query_typed(sql, &[]).await?;
     let row = &rows[0];
     Ok(Server {
@@ -37,6 +41,7 @@ pub async fn server(client: &Client) -> Result<Server, Error> {
         database: row.get(3),
         role: row.get(4),
         read_only_by_default: row.get(5),
+        has_lz4: row.get(6),
     })
 }
 

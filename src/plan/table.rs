@@ -28,6 +28,8 @@ pub struct Table {
     pub may_select: bool,
     /// Heap bytes, over all partitions.
     pub heap_bytes: i64,
+    /// Bytes of values stored out of line, over all partitions.
+    pub toast_bytes: i64,
     /// Fill factor.
     pub fillfactor: i32,
     /// Its columns.
@@ -45,10 +47,20 @@ pub struct Column {
     pub name: String,
     /// Its type as SQL, without length or precision.
     pub type_sql: String,
-    /// Its type as people write it.
+    /// Its type as people write it, with length and precision.
     pub type_name: String,
+    /// `pg_attribute.atttypid`.
+    pub type_oid: u32,
+    /// `pg_attribute.atttypmod`.
+    pub modifier: i32,
     /// Whether it is generated, or an identity that is always generated.
     pub is_generated: bool,
+    /// Whether its values can be long: of variable length, and stored out of line when they are.
+    pub is_long: bool,
+    /// Its collation as SQL, when it has one.
+    pub collation: Option<String>,
+    /// Whether it must not be NULL.
+    pub is_not_null: bool,
     /// Whether this role may write it.
     pub may_update: bool,
     /// Whether it decides which partition a row lives in.
@@ -83,6 +95,10 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Table>, Error> {
                            then (select coalesce(sum(pg_catalog.pg_relation_size(relid)), 0)::bigint
                                    from pg_catalog.pg_partition_tree(c.oid) where isleaf)
                            when c.relkind = 'r' then pg_catalog.pg_relation_size(c.oid) else 0 end,
+                      (select coalesce(sum(pg_catalog.pg_relation_size(l.reltoastrelid)), 0)::bigint
+                         from pg_catalog.pg_class l
+                        where l.reltoastrelid <> 0
+                          and l.oid in (select c.oid union all select relid from pg_catalog.pg_partition_tree(c.oid))),
                       coalesce((select option_value::integer from pg_catalog.pg_options_to_table(c.reloptions)
                                  where option_name = 'fillfactor'), 100)
                  from pg_catalog.pg_class c
@@ -102,7 +118,8 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Table>, Error> {
         frozen_age: row.get(8),
         may_select: row.get(9),
         heap_bytes: row.get(10),
-        fillfactor: row.get(11),
+        toast_bytes: row.get(11),
+        fillfactor: row.get(12),
         columns: columns(client, oid).await?,
         indexes: indexes(client, oid).await?,
     }))
@@ -114,7 +131,12 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
                       pg_catalog.format_type(a.atttypid, a.atttypmod),
                       a.attgenerated <> '' or a.attidentity = 'a',
                       pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'update'),
-                      coalesce(a.attnum = any (p.partattrs::int2[]), false)
+                      coalesce(a.attnum = any (p.partattrs::int2[]), false),
+                      a.attlen = -1 and a.attstorage in ('x', 'e'),
+                      (select pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(c.collname)
+                         from pg_catalog.pg_collation c join pg_catalog.pg_namespace cn on cn.oid = c.collnamespace
+                        where c.oid = a.attcollation),
+                      a.attnotnull, a.atttypid, a.atttypmod
                  from pg_catalog.pg_attribute a
                  join pg_catalog.pg_type t on t.oid = a.atttypid
                  join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
@@ -130,6 +152,11 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
         is_generated: row.get(4),
         may_update: row.get(5),
         is_partition_key: row.get(6),
+        is_long: row.get(7),
+        collation: row.get(8),
+        is_not_null: row.get(9),
+        type_oid: row.get(10),
+        modifier: row.get(11),
     };
     Ok(rows.iter().map(column).collect())
 }

@@ -40,6 +40,8 @@ pub struct Claim {
     pub done_rows: Option<i64>,
     /// The slice as it is now; a split may have shortened it.
     pub range: KeyRange,
+    /// The chunk whose before-images it reads; itself in a forward run.
+    pub source_seq: i64,
     /// The run's state at that moment.
     pub run_state: RunState,
     /// The run's control version at that moment.

@@ -4,6 +4,7 @@
 //! worker can run them inside the chunk's transaction. Everything about progress is derived from the chunks.
 
 mod chunk;
+mod images;
 mod records;
 mod run;
 mod schema;
@@ -13,14 +14,18 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 pub use chunk::{Chunk, Claim, Cover, Cut, Quarantined, Sums};
-pub use records::{Actor, LogLine, NewRun, PinnedSpec};
+pub use images::{Conflict, Field, FieldType, Images};
+pub use records::{Actor, LogLine, NewRun, NewUndo, PinnedSpec};
 use records::{json, key_to_json, one, read_run};
-pub use run::{ALL_STATES, IllegalTransition, LastWorked, Run, RunEvent, RunState, Times, Tuned};
+pub use run::{
+    ALL_STATES, IllegalTransition, LastWorked, Run, RunEvent, RunState, Times, Tuned, Undo,
+};
 pub use schema::{Installed, VERSION};
 pub use work::{Address, Control};
 
 use crate::db::lock::LockKey;
 use crate::sql::Ident;
+use crate::undo::{Conflicts, UndoMode};
 
 /// Why the state tables did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -84,18 +89,24 @@ statements!(
     begin_epoch,
     chunk_cover,
     claim_chunk,
+    count_conflicts,
     count_quarantined,
+    create_reverse,
     create_run,
     cut_chunks,
     fail_chunk,
     failed_chunks,
+    kept_until,
+    list_conflicts,
     list_log,
     list_names,
     list_pending,
+    list_prunable,
     list_quarantined,
     list_unfinished,
     load_run,
     lock_cut,
+    mark_pruned,
     progress,
     publish_limits,
     publish_throttle,
@@ -105,6 +116,7 @@ statements!(
     release_quarantine,
     reopen_chunks,
     request,
+    set_conflicts,
     settle_chunk,
     split_chunk,
     transition,
@@ -158,12 +170,23 @@ impl Store {
         client.query_typed(sql, params).await.map_err(|error| StoreError::Statement(what, error))
     }
 
-    /// Creates a run. None when an unfinished run of the name exists.
+    /// Creates a run, and with it the place of its before-images. None when an unfinished run of the name exists.
     pub async fn create_run(&self, client: &Client, new: &NewRun<'_>) -> Result<Option<i64>> {
+        let failed = |error| StoreError::Statement("create the run", error);
+        client.batch_execute("BEGIN; SET LOCAL lock_timeout = '5s'").await.map_err(failed)?;
+        let created = self.create_run_in(client, new).await;
+        let end = if created.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        let ended = client.batch_execute(end).await.map_err(failed);
+        created.and_then(|run_id| ended.map(|()| run_id))
+    }
+
+    async fn create_run_in(&self, client: &Client, new: &NewRun<'_>) -> Result<Option<i64>> {
         let key = key_to_json(new.key);
         let session = serde_json::to_string(new.session).unwrap_or_default();
         let ceiling = new.ceiling.map(|bound| &bound.0);
-        let params: [Param<'_>; 12] = [
+        let columns = serde_json::to_string(new.undo.columns).unwrap_or_default();
+        let mode = new.undo.mode.as_str();
+        let params: [Param<'_>; 14] = [
             (&new.name, Type::TEXT),
             (&new.table_name, Type::TEXT),
             (&new.table_oid, Type::OID),
@@ -176,9 +199,60 @@ impl Store {
             (&session, Type::TEXT),
             (&new.table_rows_estimate, Type::INT8),
             (&new.who, Type::TEXT),
+            (&mode, Type::TEXT),
+            (&columns, Type::TEXT),
         ];
         let rows = self.rows(client, "create the run", &self.sql.create_run, &params).await?;
+        let Some(run_id) = rows.first().map(|row| row.get(0)) else { return Ok(None) };
+        if new.undo.mode == UndoMode::Capture {
+            let comment = format!(
+                "before-images of run {run_id} of {}; dropped by: backfill prune {}",
+                new.name, new.name
+            );
+            let ddl = self.images(run_id).ddl(new.undo.fields, &comment, new.undo.lz4);
+            let created = client.batch_execute(&ddl).await;
+            created.map_err(|error| {
+                StoreError::Statement("create the table of before-images", error)
+            })?;
+        }
+        Ok(Some(run_id))
+    }
+
+    /// Creates the reverse run of a forward run, with chunks taken from the forward run or from a reverse run of it that was cancelled.
+    /// None when an unfinished run of the name exists.
+    pub async fn create_reverse(
+        &self,
+        client: &Client,
+        forward: i64,
+        source: i64,
+        statement: &str,
+        policy: Conflicts,
+        who: &str,
+    ) -> Result<Option<i64>> {
+        let policy = policy.as_str();
+        let params: [Param<'_>; 5] = [
+            (&forward, Type::INT8),
+            (&source, Type::INT8),
+            (&statement, Type::TEXT),
+            (&who, Type::TEXT),
+            (&policy, Type::TEXT),
+        ];
+        let rows =
+            self.rows(client, "create the reverse run", &self.sql.create_reverse, &params).await?;
         Ok(rows.first().map(|row| row.get(0)))
+    }
+
+    /// Changes what a reverse run does about conflicts.
+    pub async fn set_conflicts(
+        &self,
+        client: &Client,
+        run_id: i64,
+        policy: Conflicts,
+    ) -> Result<()> {
+        let policy = policy.as_str();
+        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&policy, Type::TEXT)];
+        let what = "change what is done about conflicts";
+        self.rows(client, what, &self.sql.set_conflicts, &params).await.map(drop)
     }
 
     /// Pins another text of the spec to a run.

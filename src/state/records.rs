@@ -2,10 +2,11 @@
 
 use tokio_postgres::Row;
 
-use super::{LastWorked, Result, Run, RunState, StoreError, Times};
+use super::{Field, LastWorked, Result, Run, RunState, StoreError, Times, Undo};
 use crate::db::Session;
 use crate::key::{Bound, Key, KeyColumn};
 use crate::sql::Ident;
+use crate::undo::UndoMode;
 
 /// What a new run is made from.
 pub struct NewRun<'a> {
@@ -27,6 +28,20 @@ pub struct NewRun<'a> {
     pub table_rows_estimate: i64,
     /// Who asks.
     pub who: &'a str,
+    /// How it can be taken back.
+    pub undo: NewUndo<'a>,
+}
+
+/// How a new run can be taken back.
+pub struct NewUndo<'a> {
+    /// By what.
+    pub mode: UndoMode,
+    /// The written columns.
+    pub columns: &'a [String],
+    /// The fields of a before-image, for a run that captures.
+    pub fields: &'a [Field],
+    /// Whether the server compresses with lz4.
+    pub lz4: bool,
 }
 
 /// The parts of a run that come from the spec's text.
@@ -89,6 +104,10 @@ pub(super) fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| StoreError::Unreadable(error.to_string()))
 }
 
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(word: &str) -> Result<T> {
+    word.parse().map_err(|error: T::Err| StoreError::Unreadable(error.to_string()))
+}
+
 pub(super) fn read_run(row: &Row) -> Result<Run> {
     let columns: Vec<[String; 3]> = json(row.get(8))?;
     let column = |[name, type_sql, type_name]: [String; 3]| KeyColumn {
@@ -130,6 +149,14 @@ pub(super) fn read_run(row: &Row) -> Result<Run> {
         },
         runner: host.zip(pid),
         failure: row.get(27),
+        reverses: row.get(33),
+        spec_text: row.get(34),
+        undo: Undo {
+            mode: parsed(row.get(35))?,
+            columns: json(row.get(36))?,
+            pruned_at: row.get(37),
+        },
+        conflicts: parsed(row.get(38))?,
         created_by: row.get(28),
         times: Times {
             created_at: row.get(29),

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::db::Session;
 use crate::key::{Bound, Key};
+use crate::undo::{Conflicts, UndoMode};
 
 /// Where a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -196,10 +197,36 @@ pub struct Run {
     pub runner: Option<(String, i32)>,
     /// Why it failed.
     pub failure: Option<String>,
+    /// The run whose rows this one gives back.
+    pub reverses: Option<i64>,
+    /// The spec's text.
+    pub spec_text: String,
+    /// How it can be taken back, or, in a reverse run, how it takes back.
+    pub undo: Undo,
+    /// What a reverse run does about conflicts.
+    pub conflicts: Conflicts,
     /// Who created it.
     pub created_by: String,
     /// Times, ISO 8601.
     pub times: Times,
+}
+
+impl Run {
+    /// Whether it takes another run back.
+    pub fn is_reverse(&self) -> bool {
+        self.reverses.is_some()
+    }
+}
+
+/// How a run can be taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undo {
+    /// By what.
+    pub mode: UndoMode,
+    /// The written columns, in the order of the before-images' fields.
+    pub columns: Vec<String>,
+    /// When the before-images were dropped, ISO 8601.
+    pub pruned_at: Option<String>,
 }
 
 /// What the runner last worked with, for other sessions to see.

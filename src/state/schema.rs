@@ -6,7 +6,8 @@ use tokio_postgres::types::{ToSql, Type};
 use super::{Result, Store, StoreError};
 
 /// The versions, in order; a version's number is its place, from 1. A file that has been released is never edited.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_init.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("migrations/0001_init.sql"), include_str!("migrations/0002_undo.sql")];
 
 /// The version of the tables that this program works with.
 pub const VERSION: i32 = MIGRATIONS.len() as i32;

@@ -113,6 +113,7 @@ impl Store {
             run_state: RunState::parse(&state)
                 .ok_or(StoreError::Unreadable(format!("state `{state}`")))?,
             control_version: row.get(5),
+            source_seq: row.get(6),
         })
     }
 

@@ -262,6 +262,9 @@ fn a_publication_that_would_carry_the_state_tables() {
     db.sql.run("create publication everything for all tables");
     let ran = turned_down(&db, GOOD, 3);
     ran.says("publication everything").says("backfill doctor --ddl").says("--subscribers-prepared");
+    // The table of before-images is made anew for each run, so nobody can have prepared it.
+    db.backfill(&["run", "bad", "--subscribers-prepared"]).exits(3).says("mode = \"none\"");
+    db.spec("bad", &format!("{GOOD}[undo]\nmode = \"none\"\n"));
     db.backfill(&["run", "bad", "--subscribers-prepared"]).exits(0);
     // The statements for the subscribers make the same tables.
     let ddl = db.backfill(&["doctor", "--ddl"]).exits(0).stdout;

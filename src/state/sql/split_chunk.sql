@@ -9,9 +9,9 @@ with upper as (
        set upto_key = $4, keys = $5, attempts = 0, state = 'pending'
       from {schema}.chunk old, upper
      where c.run_id = $1 and c.seq = $2 and c.state <> 'done' and old.run_id = c.run_id and old.seq = c.seq
-    returning old.upto_key, old.stripe, old.stripes
+    returning old.upto_key, old.stripe, old.stripes, old.source_seq
 )
-insert into {schema}.chunk (run_id, seq, after_key, upto_key, stripe, stripes, keys)
-select $1, upper.seq, $4, lower.upto_key, lower.stripe, lower.stripes, $6
+insert into {schema}.chunk (run_id, seq, after_key, upto_key, stripe, stripes, keys, source_seq)
+select $1, upper.seq, $4, lower.upto_key, lower.stripe, lower.stripes, $6, lower.source_seq
   from upper, lower
 returning seq, after_key, upto_key, keys, attempts

@@ -1,0 +1,155 @@
+//! A run at work in this process: lock, epoch, signals, dispatcher, end. Forward or reverse makes no difference here.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use deadpool_postgres::Object;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::acquire::acquire;
+use super::context::{Context, host, who};
+use super::failure::{Exit, Failure, Kind};
+use super::outcome::tell_end;
+use super::run::{Flags, pinned};
+use crate::engine::dispatcher::{Dispatcher, Start};
+use crate::engine::{Stop, Work, pool_size};
+use crate::event::{Event, Listener};
+use crate::plan::Plan;
+use crate::progress::{Bar, JsonLines, Lines};
+use crate::spec::Spec;
+use crate::state::{Actor, Run, RunEvent, RunState};
+
+/// What a run works from.
+pub(super) struct Job {
+    /// The spec.
+    pub spec: Spec,
+    /// Its plan, with the statements that this very run sends.
+    pub plan: Plan,
+}
+
+/// What is about to happen to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Its first runner.
+    Begin,
+    /// Another runner; chunks that were given up are tried again.
+    Continue,
+    /// Another runner; rows that were set aside are tried again too.
+    Retry,
+}
+
+impl Next {
+    pub(super) fn event(self, state: RunState) -> RunEvent {
+        match (self, state) {
+            (Next::Retry, RunState::Succeeded) => RunEvent::Reopened,
+            _ => RunEvent::Continued,
+        }
+    }
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Next::Begin => "started",
+            Next::Continue => "resumed",
+            Next::Retry => "retried",
+        }
+    }
+}
+
+/// Holds the run's lock, works, and tells the end.
+pub(super) async fn drive(
+    ctx: &Context,
+    client: Object,
+    job: Job,
+    run: Run,
+    flags: Flags,
+    next: Next,
+) -> Result<Exit, Failure> {
+    let Job { spec, plan } = job;
+    let (base, limits) = ctx.limits(flags.limits.layer(), &spec, &run.tuned)?;
+    ctx.database.resize(pool_size(limits.workers.value));
+    let lock = acquire(ctx, &client, &run, flags.takeover.take_over).await?;
+    let host = host();
+    let epoch =
+        ctx.store.begin_epoch(&client, run.run_id, &host, std::process::id() as i32).await?;
+    ctx.store.transition(&client, run.run_id, next.event(run.state), Actor::Operator).await?;
+    let digest = spec.digest();
+    if digest != run.spec_digest {
+        ctx.store.accept_spec(&client, run.run_id, &pinned(&spec, &digest, &plan)).await?;
+        ctx.store.log(&client, run.run_id, &who(), "spec changed", &digest).await?;
+    }
+    let reopened = ctx.store.reopen(&client, run.run_id, next == Next::Retry).await?;
+    let detail = format!("runner {epoch}, {reopened} chunks reopened");
+    ctx.store.log(&client, run.run_id, &who(), next.word(), &detail).await?;
+    // Read again: an operator may have tuned it between our first look and the lock.
+    let run = ctx.store.run(&client, run.run_id).await?;
+    let sums = ctx.store.sums(&client, run.run_id).await?;
+    let quarantined = ctx.store.count_quarantined(&client, run.run_id).await?;
+    drop(client);
+    let mut listener: Box<dyn Listener> = if ctx.json {
+        Box::<JsonLines>::default()
+    } else if std::io::stderr().is_terminal() {
+        Box::<Bar>::default()
+    } else {
+        Box::<Lines>::default()
+    };
+    listener.hear(&Event::Started {
+        name: run.name.clone(),
+        run_id: run.run_id,
+        epoch,
+        table_rows_estimate: run.table_rows_estimate.max(sums.keys_cut),
+        keys_done: sums.keys_done,
+        rows_done: sums.rows_done,
+    });
+    let start = Start {
+        base,
+        limits: crate::engine::tuned_limits(&limits, &run.tuned),
+        chunk_rows: run
+            .last
+            .chunk_rows
+            .and_then(|rows| u32::try_from(rows).ok())
+            .filter(|rows| *rows > 0),
+        next_seq: run.next_seq,
+        fully_cut: run.fully_cut,
+        control_version: run.control_version,
+        quarantined,
+        who: who(),
+    };
+    let work = Work {
+        database: ctx.database.clone(),
+        store: Arc::new(crate::state::Store::new(ctx.store.schema().clone())),
+        sql: Arc::new(plan.sql),
+        session: run.session.clone(),
+        run_id: run.run_id,
+        epoch,
+        ceiling: run.ceiling.clone(),
+        has_quarantine: quarantined > 0,
+    };
+    let stop = watch_signals()?;
+    let outcome = Dispatcher::new(work, start, lock, stop, &mut *listener).run().await;
+    drop(listener);
+    tell_end(ctx, &run, outcome).await
+}
+
+/// First signal drains, the second cancels on the server.
+fn watch_signals() -> Result<watch::Receiver<Stop>, Failure> {
+    let failed =
+        |error: std::io::Error| Failure::new(Kind::Failed, format!("listen for signals: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let (sender, receiver) = watch::channel(Stop::No);
+    tokio::spawn(async move {
+        for stop in [Stop::Drain, Stop::Cancel] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if sender.send(stop).is_err() {
+                return;
+            }
+        }
+        // A third changes nothing, but the receiver must not see the sender go.
+        sender.closed().await;
+    });
+    Ok(receiver)
+}

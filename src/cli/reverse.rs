@@ -1,0 +1,121 @@
+//! `reverse`: takes a run back. Its chunks are those of the run it takes back; everything else is a run like any other.
+
+use deadpool_postgres::Object;
+
+use super::context::{Context, who};
+use super::drive::{Job, Next, drive};
+use super::failure::{Exit, Failure};
+use super::run::{Flags, finish_cancel};
+use crate::plan::{Plan, Taken};
+use crate::spec::Spec;
+use crate::state::{Run, RunState};
+use crate::undo::{Conflicts, UndoMode};
+
+/// `backfill reverse NAME`.
+pub(super) async fn reverse(ctx: &Context, name: &str, flags: Flags) -> Result<Exit, Failure> {
+    let policy = flags.takeover.conflicts.unwrap_or_default();
+    check_force(policy, flags)?;
+    let client = ctx.connect().await?;
+    let newest = ctx.need_run(&client, name).await?;
+    let (forward, source) = match newest.reverses {
+        None => (newest.clone(), newest.run_id),
+        Some(forward) => (ctx.store.run(&client, forward).await?, newest.run_id),
+    };
+    check_reversible(&newest, &forward)?;
+    let mut job = make_job(ctx, &client, &forward).await?;
+    let images = ctx.store.images(forward.run_id);
+    job.plan.give_back(&images, &ctx.store.conflict_table(), 0, policy);
+    let statement = job.plan.chunk_statement().to_owned();
+    let created = ctx
+        .store
+        .create_reverse(&client, forward.run_id, source, &statement, policy, &who())
+        .await?;
+    let Some(run_id) = created else {
+        return Err(Failure::refused(format!("another run of {name} began just now"))
+            .hint(format!("see it with `backfill status {name}`")));
+    };
+    let detail = format!("takes back run {}, conflicts: {}", forward.run_id, policy.as_str());
+    ctx.store.log(&client, run_id, &who(), "created", &detail).await?;
+    let run = ctx.store.run(&client, run_id).await?;
+    job.plan.give_back(&images, &ctx.store.conflict_table(), run_id, policy);
+    drive(ctx, client, job, run, flags, Next::Begin).await
+}
+
+/// Takes an unfinished reverse run up again. The spec's file does not matter: what was written is known.
+pub(super) async fn take_up(
+    ctx: &Context,
+    client: Object,
+    mut run: Run,
+    flags: Flags,
+    next: Next,
+) -> Result<Exit, Failure> {
+    let policy = flags.takeover.conflicts.unwrap_or(run.conflicts);
+    if policy != run.conflicts {
+        check_force(policy, flags)?;
+        ctx.store.set_conflicts(&client, run.run_id, policy).await?;
+        ctx.store.log(&client, run.run_id, &who(), "conflicts", policy.as_str()).await?;
+        run.conflicts = policy;
+    }
+    let forward = ctx.store.run(&client, run.reverses.unwrap_or(run.run_id)).await?;
+    check_kept(&forward)?;
+    let mut job = make_job(ctx, &client, &forward).await?;
+    if run.state == RunState::Cancelling {
+        return finish_cancel(ctx, client, &run).await;
+    }
+    let images = ctx.store.images(forward.run_id);
+    job.plan.give_back(&images, &ctx.store.conflict_table(), run.run_id, policy);
+    drive(ctx, client, job, run, flags, next).await
+}
+
+async fn make_job(ctx: &Context, client: &Object, forward: &Run) -> Result<Job, Failure> {
+    let path = format!("the spec pinned to run {}", forward.run_id);
+    let spec = Spec::parse(&forward.name, &path, &forward.spec_text)?;
+    let images = ctx.store.images(forward.run_id);
+    let types = ctx.store.image_types(client, forward.run_id).await?;
+    let taken = Taken { run: forward, images: &images, types };
+    let plan = Plan::reverse(client, &spec, &taken).await?;
+    Ok(Job { spec, plan })
+}
+
+fn check_force(policy: Conflicts, flags: Flags) -> Result<(), Failure> {
+    if policy != Conflicts::Force || flags.takeover.yes {
+        return Ok(());
+    }
+    Err(Failure::usage("--conflicts=force overwrites what the application wrote since")
+        .hint("if that is what you want, add --yes; `--conflicts=skip` leaves such rows alone"))
+}
+
+fn check_reversible(newest: &Run, forward: &Run) -> Result<(), Failure> {
+    let name = &newest.name;
+    if !newest.state.is_final() {
+        let state = newest.state.as_str();
+        let refusal = Failure::refused(format!(
+            "run {} of {name} is not finished (it is {state})",
+            newest.run_id
+        ));
+        let cancel = format!("end it with `backfill cancel {name}`, then reverse what it has done");
+        return Err(refusal.hint(format!("continue it with `backfill resume {name}`; or {cancel}")));
+    }
+    if newest.is_reverse() && newest.state == RunState::Succeeded {
+        return Err(Failure::refused(format!(
+            "run {} of {name} has been taken back already, by run {}",
+            forward.run_id, newest.run_id
+        ))
+        .hint(format!("run it once more with `backfill run {name}`")));
+    }
+    check_kept(forward)
+}
+
+/// Whether there is anything to take the run back by.
+fn check_kept(forward: &Run) -> Result<(), Failure> {
+    let (name, run_id) = (&forward.name, forward.run_id);
+    if let Some(at) = &forward.undo.pruned_at {
+        return Err(Failure::refused(format!("the before-images of run {run_id} were dropped at {at}"))
+            .hint(format!("what it did is in `backfill log {name}`; a backfill the other way needs a spec of its own")));
+    }
+    if forward.undo.mode == UndoMode::None {
+        return Err(Failure::refused(format!("run {run_id} of {name} kept nothing to take it back by"))
+            .hint("its spec says `[undo]` with `mode = \"none\"`, or it ran before before-images were kept"));
+    }
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! The chunk statements that keep before-images. Pure.
+//!
+//! A spec that fills one column needs one statement: the old value is NULL, because the statement demands it of the very row version that it
+//! writes. So does any spec where the server can return the old values of what it wrote (18 and later). Everywhere else the rows are
+//! first locked in key order and saved, and then written by a plain UPDATE over the same range: what is locked cannot change, so
+//! `locked = saved = written` proves that both met the same rows. Where an expression may look beyond its row, counts prove nothing and the
+//! keys themselves are compared.
+//!
+//! New values come from RETURNING, never from the expression: a trigger may have changed them.
+
+use super::statement::{Builder, ByRange};
+use crate::spec::Verb;
+use crate::state::{Field, Images};
+use crate::undo::Conflicts;
+
+/// Bytes of values, as stored, that one array of before-images may hold when values can be long. Bounds what the server builds in memory
+/// beside the chunk itself; a few megabytes compress as well as many.
+const PART_BYTES: u64 = 4 << 20;
+
+/// Column `RETURNING old` came with.
+const RETURNING_OLD_MIN: i32 = 180_000;
+
+/// What a chunk's transaction runs instead of the plain UPDATE, and how its counts are to be read.
+///
+/// Every statement takes the range, the chunk's number and the number of the chunk whose before-images it reads, and yields one row.
+#[derive(Clone, Debug)]
+pub struct Keep {
+    /// Locks the rows and saves what they hold. Columns: rows locked, rows saved.
+    pub lock: Option<ByRange>,
+    /// Writes. Columns: rows written, rows that must be accounted for, rows in conflict, bytes of before-images, a key in conflict.
+    pub write: ByRange,
+    /// What is done about a conflict.
+    pub conflicts: Conflicts,
+    /// Whether every join is between a chunk's rows and a chunk's before-images, of which the planner knows no number: it must not
+    /// join them by nested loops.
+    pub joins_in_bulk: bool,
+}
+
+/// Facts that decide the form.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// `server_version_num`.
+    pub version: i32,
+    /// Whether values may be so long that an array of a chunk's would not fit in memory.
+    pub is_wide: bool,
+}
+
+impl Builder<'_> {
+    /// The fields of a before-image; `types` gives type and collation of a column.
+    pub fn image_fields(&self, types: impl Fn(&str) -> (String, Option<String>)) -> Vec<Field> {
+        let field = |name: String, column: &str| {
+            let (type_sql, collation) = types(column);
+            Field { name, type_sql, collation }
+        };
+        let keys = self.key.columns.iter().enumerate();
+        let mut fields: Vec<Field> =
+            keys.map(|(i, column)| field(format!("k{}", i + 1), column.name.as_str())).collect();
+        for side in ["old", "new"] {
+            let targets = self.targets.iter().enumerate();
+            fields.extend(
+                targets.map(|(i, target)| field(format!("{side}_{}", i + 1), target.name.as_str())),
+            );
+        }
+        fields
+    }
+
+    /// The statements that write a chunk and keep its before-images.
+    pub fn capture(&self, images: &Images, facts: Facts) -> Keep {
+        let is_fill = matches!(self.spec.columns().as_slice(), [(_, Verb::Fill)]);
+        if is_fill || facts.version >= RETURNING_OLD_MIN {
+            let old = if is_fill { Old::Null } else { Old::Returned };
+            let write = ByRange::new(|has_after| {
+                self.write_and_save(images, facts, has_after, old, "both")
+            });
+            return Keep { lock: None, write, conflicts: Conflicts::Skip, joins_in_bulk: false };
+        }
+        Keep {
+            lock: Some(ByRange::new(|has_after| self.lock_and_save(images, facts, has_after))),
+            write: ByRange::new(|has_after| {
+                self.write_and_save(images, facts, has_after, Old::Null, "new")
+            }),
+            conflicts: Conflicts::Skip,
+            joins_in_bulk: false,
+        }
+    }
+
+    fn write_and_save(
+        &self,
+        images: &Images,
+        facts: Facts,
+        has_after: bool,
+        old: Old,
+        side: &str,
+    ) -> String {
+        let name = &self.table.name;
+        let (with, new_row) = match old {
+            Old::Returned => {
+                ("WITH (OLD AS backfill_old, NEW AS backfill_new) ", "backfill_new".to_owned())
+            }
+            Old::Null => ("", name.to_string()),
+        };
+        let mut values = self.numbered("k", |i| format!("{new_row}.{}", self.key.columns[i].name));
+        for (i, target) in self.targets.iter().enumerate() {
+            let old = match old {
+                Old::Returned => format!("backfill_old.{}", target.name),
+                Old::Null => format!("NULL::{}", target.type_sql),
+            };
+            values.push(format!("{old} AS old_{}", i + 1));
+        }
+        for (i, target) in self.targets.iter().enumerate() {
+            values.push(format!("{new_row}.{} AS new_{}", target.name, i + 1));
+        }
+        let update = self.update(has_after);
+        let save = self.save(images, facts, has_after, "backfill_written", side);
+        let accounted = if side == "new" && self.looks_beyond_the_row() {
+            self.matched(images, has_after)
+        } else {
+            "(SELECT coalesce(sum(rows), 0) FROM backfill_saved)::int8".to_owned()
+        };
+        format!(
+            "WITH backfill_written AS (\n{}\nRETURNING {with}{}\n), backfill_saved AS (\n{save}\n)\n\
+             SELECT (SELECT count(*) FROM backfill_written), {accounted}, 0::int8,\n       \
+             (SELECT coalesce(sum(bytes), 0) FROM backfill_saved)::int8, NULL::text[]",
+            update.as_str(),
+            values.join(", "),
+        )
+    }
+
+    /// Locks in key order, as every other careful writer does, so that two of them do not meet head-on.
+    fn lock_and_save(&self, images: &Images, facts: Facts, has_after: bool) -> String {
+        let name = &self.table.name;
+        let mut values = self.numbered("k", |i| format!("{name}.{}", self.key.columns[i].name));
+        for (i, target) in self.targets.iter().enumerate() {
+            values.push(format!("{name}.{} AS old_{}", target.name, i + 1));
+        }
+        for (i, target) in self.targets.iter().enumerate() {
+            values.push(format!("NULL::{} AS new_{}", target.type_sql, i + 1));
+        }
+        let save = self.save(images, facts, has_after, "backfill_locked", "old");
+        format!(
+            "WITH backfill_locked AS MATERIALIZED (\nSELECT {}{}\n WHERE {}\n   AND ({})\n ORDER BY {}\n   FOR NO KEY UPDATE OF {name}\n), \
+             backfill_saved AS (\n{save}\n)\nSELECT (SELECT count(*) FROM backfill_locked), \
+             (SELECT coalesce(sum(rows), 0) FROM backfill_saved)::int8",
+            values.join(", "),
+            self.from_target().as_str(),
+            self.key.range_sql(name, has_after, 1),
+            self.needed().as_str(),
+            self.key.order_sql(name, false),
+        )
+    }
+
+    /// Packs the rows of a CTE into the table of before-images.
+    fn save(
+        &self,
+        images: &Images,
+        facts: Facts,
+        has_after: bool,
+        rows: &str,
+        side: &str,
+    ) -> String {
+        let fields = self.field_names().join(", ");
+        let (table, row_type) = (&images.table, &images.row_type);
+        let seq = self.seq_param(has_after);
+        let packed = format!("ROW({fields})::{row_type}");
+        // Which columns had a NULL: a reverse run asks this before it writes anything.
+        let olds = (1..=self.targets.len()).map(|i| format!("bool_or(old_{i} IS NULL)"));
+        let nulls = match side {
+            "new" => "'{}'".to_owned(),
+            _ => format!("ARRAY[{}]", olds.collect::<Vec<_>>().join(", ")),
+        };
+        let returning = "RETURNING rows, pg_catalog.pg_column_size(images) AS bytes";
+        if !facts.is_wide {
+            return format!(
+                "INSERT INTO {table} (seq, part, side, rows, old_nulls, images)\n\
+                 SELECT ${seq}, 0, '{side}', count(*), {nulls}, array_agg({packed})\n  FROM {rows}\nHAVING count(*) > 0\n{returning}"
+            );
+        }
+        let sizes: Vec<String> = self.field_names()[self.key.columns.len()..]
+            .iter()
+            .map(|field| format!("coalesce(pg_catalog.pg_column_size({field}), 0)"))
+            .collect();
+        let keys = self.numbered_names("k").join(", ");
+        // An ordered aggregate is never hashed, so one part at a time is in memory.
+        format!(
+            "INSERT INTO {table} (seq, part, side, rows, old_nulls, images)\n\
+             SELECT ${seq}, part, '{side}', count(*), {nulls}, array_agg({packed} ORDER BY {keys})\n  \
+             FROM (SELECT *, (sum({}) OVER (ROWS UNBOUNDED PRECEDING) / {PART_BYTES})::int4 AS part FROM {rows}) AS parts\n \
+             GROUP BY part\n{returning}",
+            sizes.join(" + ")
+        )
+    }
+
+    /// Rows written whose keys were locked and saved before. By set operation, because the planner thinks an array short and would
+    /// join by nested loops.
+    fn matched(&self, images: &Images, has_after: bool) -> String {
+        let keys = self.numbered_names("k").join(", ");
+        let saved = self.numbered_names("saved.k").join(", ");
+        format!(
+            "(SELECT count(*) FROM (\nSELECT {keys} FROM backfill_written\nINTERSECT\nSELECT {saved} FROM {} AS packed, \
+             unnest(packed.images) AS saved WHERE packed.seq = ${} AND packed.side = 'old') AS both_sides)",
+            images.table,
+            self.seq_param(has_after),
+        )
+    }
+
+    /// An expression without call, subquery or join can only read its own row, and yields the same on it every time.
+    fn looks_beyond_the_row(&self) -> bool {
+        let rules = &self.spec.rules;
+        let mut exprs = rules
+            .iter()
+            .flat_map(|rule| rule.when.iter().chain(rule.writes.iter().map(|w| &w.value)));
+        self.spec.from.is_some() || exprs.any(|expr| expr.text.contains('('))
+    }
+
+    /// The number of the parameter that is the chunk's number; the source chunk's follows it.
+    pub(super) fn seq_param(&self, has_after: bool) -> usize {
+        self.key.range_params(has_after) + 1
+    }
+
+    pub(super) fn field_names(&self) -> Vec<String> {
+        let mut names = self.numbered_names("k");
+        for side in ["old", "new"] {
+            names.extend((1..=self.targets.len()).map(|i| format!("{side}_{i}")));
+        }
+        names
+    }
+
+    pub(super) fn numbered_names(&self, prefix: &str) -> Vec<String> {
+        (1..=self.key.columns.len()).map(|i| format!("{prefix}{i}")).collect()
+    }
+
+    fn numbered(&self, prefix: &str, value: impl Fn(usize) -> String) -> Vec<String> {
+        (0..self.key.columns.len()).map(|i| format!("{} AS {prefix}{}", value(i), i + 1)).collect()
+    }
+}
+
+/// Where a statement has the old values from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Old {
+    /// They are NULL here: demanded by the statement, or saved before.
+    Null,
+    /// The server returns them.
+    Returned,
+}

@@ -1,0 +1,190 @@
+//! The chunk statement of a reverse run: gives rows back what their before-images hold. Pure.
+//!
+//! A row is given back only if its columns still hold, to the byte, what the backfill wrote. `*=` compares the stored images, so it also
+//! serves types without an equality operator, and tells 1.0 from 1.00. No lock is needed first: should the application change a row while
+//! the statement waits for it, the server looks at the condition again on the row's new version.
+
+use super::capture::Keep;
+use super::statement::{Builder, ByRange};
+use crate::key::{Key, KeyColumn};
+use crate::sql::{Ident, QualifiedName};
+use crate::state::Images;
+use crate::undo::Conflicts;
+
+/// Where a reverse run reads and notes.
+pub struct Restore<'a> {
+    /// The before-images.
+    pub images: &'a Images,
+    /// Where conflicts are noted.
+    pub conflicts: &'a QualifiedName,
+    /// The reverse run.
+    pub run_id: i64,
+    /// What is done about them.
+    pub policy: Conflicts,
+}
+
+// Names that no table of an application has.
+const PACKED: &str = "backfill_packed";
+const IMAGE: &str = "backfill_image";
+const HELD: &str = "backfill_held";
+const RESTORED: &str = "backfill_restored";
+const NOTED: &str = "backfill_noted";
+
+impl Builder<'_> {
+    /// The statement that gives a chunk back.
+    pub fn restore(&self, restore: &Restore<'_>) -> Keep {
+        let write = ByRange::new(|has_after| match restore.policy {
+            Conflicts::Force => self.restore_all(restore, has_after),
+            _ => self.restore_unchanged(restore, has_after),
+        });
+        Keep { lock: None, write, conflicts: restore.policy, joins_in_bulk: true }
+    }
+
+    fn restore_unchanged(&self, restore: &Restore<'_>, has_after: bool) -> String {
+        let gone =
+            format!("NOT EXISTS (SELECT FROM {} WHERE {})", self.table, self.on_target(IMAGE));
+        let unchanged = format!("\n   AND {}", self.holds(IMAGE, "new"));
+        let update = self.give_back(IMAGE, &unchanged, has_after);
+        let noted = format!(
+            "SELECT {}, CASE WHEN {gone} THEN 'deleted' ELSE 'changed' END AS kind FROM {IMAGE}\n         \
+             WHERE NOT EXISTS (SELECT FROM {RESTORED} WHERE {})\n         UNION ALL\n        \
+             SELECT {}, 'altered' FROM {RESTORED} WHERE NOT is_exact",
+            self.keys_of(IMAGE),
+            self.same_key(RESTORED, IMAGE),
+            self.keys_of(RESTORED),
+        );
+        self.assemble(restore, has_after, "", &update, &noted)
+    }
+
+    /// The rows are locked first, so that what is noted as overwritten is what was.
+    fn restore_all(&self, restore: &Restore<'_>, has_after: bool) -> String {
+        let name = &self.table.name;
+        let held = format!(
+            ", {HELD} AS MATERIALIZED (\nSELECT {IMAGE}.*, {} AS is_same\n  FROM {IMAGE} JOIN {} ON {}\n WHERE {}\n \
+             ORDER BY {}\n   FOR NO KEY UPDATE OF {name}\n)",
+            self.holds(IMAGE, "new"),
+            self.table,
+            self.on_target(IMAGE),
+            self.key.range_sql(name, has_after, 1),
+            self.key.order_sql(name, false),
+        );
+        let update = self.give_back(HELD, "", has_after);
+        let noted = format!(
+            "SELECT {}, 'deleted' AS kind FROM {IMAGE} WHERE NOT EXISTS (SELECT FROM {HELD} WHERE {})\n         UNION ALL\n        \
+             SELECT {}, 'overwritten' FROM {HELD} WHERE NOT is_same\n         UNION ALL\n        \
+             SELECT {}, 'altered' FROM {RESTORED} WHERE NOT is_exact",
+            self.keys_of(IMAGE),
+            self.same_key(HELD, IMAGE),
+            self.keys_of(HELD),
+            self.keys_of(RESTORED),
+        );
+        self.assemble(restore, has_after, &held, &update, &noted)
+    }
+
+    /// The UPDATE from the before-images in CTE `source`.
+    fn give_back(&self, source: &str, condition: &str, has_after: bool) -> String {
+        let targets = self.targets.iter().enumerate();
+        let set: Vec<String> = targets
+            .map(|(i, target)| format!("{} = {source}.old_{}", target.name, i + 1))
+            .collect();
+        format!(
+            "UPDATE {}\n   SET {}\n  FROM {source}\n WHERE {}\n   AND {}{condition}\nRETURNING {}, {} AS is_exact",
+            self.table,
+            set.join(",\n       "),
+            self.on_target(source),
+            self.key.range_sql(&self.table.name, has_after, 1),
+            self.keys_of(source),
+            self.holds(source, "old"),
+        )
+    }
+
+    fn assemble(
+        &self,
+        restore: &Restore<'_>,
+        has_after: bool,
+        held: &str,
+        update: &str,
+        noted: &str,
+    ) -> String {
+        let image = self.image(restore.images, has_after);
+        let key: Vec<String> =
+            self.numbered_names("k").iter().map(|k| format!("{k}::text")).collect();
+        let seq = self.seq_param(has_after);
+        let left_alone = "kind IN ('changed', 'deleted')";
+        format!(
+            "WITH {image}{held}, {RESTORED} AS (\n{update}\n), {NOTED} AS (\n\
+             INSERT INTO {} (run_id, seq, key, kind)\n\
+             SELECT {}, ${seq}, ARRAY[{}], kind\n  FROM (\n        {noted}) AS found\nRETURNING key, kind\n)\n\
+             SELECT (SELECT count(*) FROM {RESTORED}), (SELECT count(*) FROM {IMAGE}),\n       \
+             (SELECT count(*) FROM {NOTED} WHERE {left_alone}), 0::int8,\n       \
+             (SELECT key FROM {NOTED} WHERE {left_alone} LIMIT 1)",
+            restore.conflicts,
+            restore.run_id,
+            key.join(", "),
+        )
+    }
+
+    /// The before-images of the source chunk, as far as they lie in the range: a halved chunk gives back its half.
+    fn image(&self, images: &Images, has_after: bool) -> String {
+        let columns = self.key.columns.iter().zip(self.numbered_names("k"));
+        let packed = Key {
+            columns: columns
+                .map(|(column, k)| KeyColumn { name: Ident::new(k), ..column.clone() })
+                .collect(),
+        };
+        let range = packed.range_sql(&Ident::new(PACKED), has_after, 1);
+        let list = |alias: &str, prefix: &str, width: usize| {
+            (1..=width).map(|i| format!("{alias}.{prefix}{i}")).collect::<Vec<_>>().join(", ")
+        };
+        let width = self.targets.len();
+        format!(
+            "{PACKED} AS MATERIALIZED (\nSELECT chunk.side, {PACKED}.*\n  FROM {} AS chunk, unnest(chunk.images) AS {PACKED}\n \
+             WHERE chunk.seq = ${} AND {range}\n), {IMAGE} AS MATERIALIZED (\nSELECT {} FROM {PACKED} WHERE side = 'both'\n \
+             UNION ALL\nSELECT {}, {}, {}\n  FROM {PACKED} AS o JOIN {PACKED} AS n ON {}\n WHERE o.side = 'old' AND n.side = 'new'\n \
+             ORDER BY {}\n)",
+            images.table,
+            self.seq_param(has_after) + 1,
+            self.field_names().join(", "),
+            list("o", "k", self.key.columns.len()),
+            list("o", "old_", width),
+            list("n", "new_", width),
+            self.same_key("o", "n"),
+            self.numbered_names("k").join(", "),
+        )
+    }
+
+    /// Whether the row holds the `old` or `new` values of a before-image, to the byte.
+    fn holds(&self, source: &str, side: &str) -> String {
+        let name = &self.table.name;
+        let columns: Vec<String> =
+            self.targets.iter().map(|t| format!("{name}.{}", t.name)).collect();
+        let values: Vec<String> =
+            (1..=self.targets.len()).map(|i| format!("{source}.{side}_{i}")).collect();
+        format!(
+            "ROW({})::record OPERATOR(pg_catalog.*=) ROW({})::record",
+            columns.join(", "),
+            values.join(", ")
+        )
+    }
+
+    /// The target's row of a before-image.
+    fn on_target(&self, source: &str) -> String {
+        let name = &self.table.name;
+        let columns = self.key.columns.iter().zip(self.numbered_names("k"));
+        let equal = columns.map(|(column, k)| format!("{name}.{} = {source}.{k}", column.name));
+        equal.collect::<Vec<_>>().join(" AND ")
+    }
+
+    fn same_key(&self, a: &str, b: &str) -> String {
+        let equal = self.numbered_names("k").into_iter().map(|k| format!("{a}.{k} = {b}.{k}"));
+        equal.collect::<Vec<_>>().join(" AND ")
+    }
+
+    fn keys_of(&self, source: &str) -> String {
+        self.numbered_names("k")
+            .iter()
+            .map(|k| format!("{source}.{k}"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}

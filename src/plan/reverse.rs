@@ -1,0 +1,212 @@
+//! The plan of a reverse run: the pinned spec and the before-images against the table as it is now.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+use super::checks::{Refusal, server_refusal, table_refusals};
+use super::resolve::{check_columns, find_table};
+use super::restore::Restore;
+use super::statement::Builder;
+use super::table::{Column, Table};
+use super::{Plan, PlanError, surroundings, targets};
+use crate::db::Session;
+use crate::spec::Spec;
+use crate::sql::{Ident, QualifiedName};
+use crate::state::{FieldType, Images, Run};
+use crate::undo::{Conflicts, UndoMode};
+
+/// What a reverse run needs to know of the run that it takes back.
+pub struct Taken<'a> {
+    /// The run to take back.
+    pub run: &'a Run,
+    /// Its before-images.
+    pub images: &'a Images,
+    /// The types they were kept in; empty when the run kept none.
+    pub types: Vec<FieldType>,
+}
+
+impl Plan {
+    /// Makes the plan of taking a run back, by before-images or by the rules that its spec gave. Refuses what would lose
+    /// or falsify a value; changes nothing.
+    pub async fn reverse(
+        client: &Client,
+        spec: &Spec,
+        taken: &Taken<'_>,
+    ) -> Result<Plan, PlanError> {
+        let lookup = |error| PlanError::Statement("look up the server", error);
+        let server = surroundings::server(client).await.map_err(lookup)?;
+        if let Some(refusal) = server_refusal(&server) {
+            return Err(PlanError::Refused(vec![refusal]));
+        }
+        let table = find_table(client, spec).await?;
+        let gone = missing(&table, taken.run);
+        if !gone.is_empty() {
+            return Err(PlanError::Refused(gone));
+        }
+        let mut refusals = table_refusals(&table, &server, &taken.run.undo.columns);
+        let key = taken.run.key.clone();
+        let by_rules = spec.way_back();
+        let spec = by_rules.as_ref().unwrap_or(spec);
+        let written = check_columns(spec, &table)?;
+        let targets = targets(&table, &written);
+        let builder = Builder { spec, table: &table.name, key: &key, targets: &targets };
+        if taken.run.undo.mode == UndoMode::Capture {
+            refusals.extend(retyped(&table, taken, &builder));
+            refusals.extend(null_refusals(client, &table, taken).await?);
+        }
+        if !refusals.is_empty() {
+            return Err(PlanError::Refused(refusals));
+        }
+        let session: Session = taken.run.session.clone();
+        let published =
+            surroundings::publications_of_target(client, &table.name).await.map_err(lookup)?;
+        Ok(Plan {
+            sql: builder.chunk_sql(),
+            remaining: None,
+            from_sql: builder.from_target().as_str().to_owned(),
+            ceiling: taken.run.ceiling.clone(),
+            index: String::new(),
+            key: key.clone(),
+            written,
+            undo: taken.run.undo.mode,
+            spec: spec.clone(),
+            targets: targets.clone(),
+            hot_blockers: Vec::new(),
+            published,
+            warnings: Vec::new(),
+            table_rows: taken.run.table_rows_estimate,
+            rows_to_do: 0,
+            server,
+            session,
+            table: table.clone(),
+        })
+    }
+
+    /// Turns the statements to the way back of `reverse_run`, noting conflicts in `conflicts`.
+    pub fn give_back(
+        &mut self,
+        images: &Images,
+        conflicts: &QualifiedName,
+        reverse_run: i64,
+        policy: Conflicts,
+    ) {
+        if self.undo == UndoMode::Capture {
+            let restore = Restore { images, conflicts, run_id: reverse_run, policy };
+            self.sql.keep = Some(self.builder().restore(&restore));
+        }
+    }
+}
+
+/// Table or columns that are not there any more.
+fn missing(table: &Table, run: &Run) -> Vec<Refusal> {
+    let name = table.name.plain();
+    if table.oid != run.table_oid {
+        let what = format!("{name} is not the table that run {} wrote", run.run_id);
+        let why = "it was dropped and created anew since";
+        return vec![Refusal::new(what, why, "there is nothing to give back")];
+    }
+    let gone = run.undo.columns.iter().filter(|name| table.column(name).is_none());
+    let refusal = |column: &String| {
+        let what = format!("column `{column}` of {name} is gone");
+        let mend = "add it again with its old type";
+        Refusal::new(what, "there is no place to give its values back to", mend)
+    };
+    gone.map(refusal).collect()
+}
+
+/// Columns whose type is not the one that their before-images were kept in.
+fn retyped(table: &Table, taken: &Taken<'_>, builder: &Builder<'_>) -> Vec<Refusal> {
+    let mut fields = builder.image_fields(|_| Default::default()).into_iter();
+    let names = taken.run.key.columns.iter().map(|c| c.name.as_str());
+    let columns = taken.run.undo.columns.iter().map(String::as_str);
+    let mut refusals: Vec<Refusal> = Vec::new();
+    for source in names.chain(columns.clone()).chain(columns) {
+        let field = fields.next().map(|field| field.name).unwrap_or_default();
+        let kept = taken.types.iter().find(|kept| kept.name == field);
+        let now = table.column(source);
+        let same = |(kept, now): (&FieldType, &Column)| {
+            (kept.type_oid, kept.modifier) == (now.type_oid, now.modifier)
+        };
+        if kept.zip(now).is_some_and(same) {
+            continue;
+        }
+        let what = format!("column `{source}` has another type than its before-images");
+        let now = now.map_or("gone", |column| column.type_name.as_str());
+        let why = format!("it is {now} now, so the old values cannot be given back exactly");
+        let refusal = Refusal::new(what, why, "change the column's type back first");
+        if !refusals.contains(&refusal) {
+            refusals.push(refusal);
+        }
+    }
+    refusals
+}
+
+/// Constraints added since that forbid an old value: NOT NULL, or a CHECK that NULL does not pass. Others are met row by row, and
+/// rows that do not pass are set aside.
+async fn null_refusals(
+    client: &Client,
+    table: &Table,
+    taken: &Taken<'_>,
+) -> Result<Vec<Refusal>, PlanError> {
+    let lookup = |error| PlanError::Statement("look up constraints", error);
+    let mut refusals = Vec::new();
+    for (i, name) in taken.run.undo.columns.iter().enumerate() {
+        let Some(column) = table.column(name) else { continue };
+        let mut mends = Vec::new();
+        let alter = format!("ALTER TABLE {}", table.name);
+        if column.is_not_null {
+            mends.push(format!("{alter} ALTER COLUMN {} DROP NOT NULL;", Ident::new(name)));
+        }
+        for constraint in checks_against_null(client, table, column).await.map_err(lookup)? {
+            mends.push(format!("{alter} DROP CONSTRAINT {};", Ident::new(constraint)));
+        }
+        if mends.is_empty() || !had_null(client, taken, i).await.map_err(lookup)? {
+            continue;
+        }
+        let what = format!("column `{name}` must not be NULL now, and was NULL before the run");
+        let mend = format!("{}  -- then: backfill reverse {}", mends.join(" "), taken.run.name);
+        refusals.push(Refusal::new(what, "its old values would be refused", mend));
+    }
+    Ok(refusals)
+}
+
+/// Whether any before-image holds NULL for a column, from what was noted beside each array.
+async fn had_null(
+    client: &Client,
+    taken: &Taken<'_>,
+    column: usize,
+) -> Result<bool, tokio_postgres::Error> {
+    let sql = format!("select exists (select from {} where old_nulls[$1])", taken.images.table);
+    let place = column as i32 + 1;
+    let rows = client.query_typed(&sql, &[(&place, Type::INT4)]).await?;
+    Ok(rows.first().is_some_and(|row| row.get(0)))
+}
+
+/// CHECK constraints on this column alone that NULL does not pass.
+async fn checks_against_null(
+    client: &Client,
+    table: &Table,
+    column: &Column,
+) -> Result<Vec<String>, tokio_postgres::Error> {
+    let sql = "select conname::text, pg_catalog.pg_get_expr(conbin, conrelid)
+                 from pg_catalog.pg_constraint
+                where conrelid = $1 and contype = 'c' and conkey = array[$2]";
+    let found =
+        client.query_typed(sql, &[(&table.oid, Type::OID), (&column.attnum, Type::INT2)]).await?;
+    let mut against = Vec::new();
+    for row in found {
+        let (name, condition): (String, String) = (row.get(0), row.get(1));
+        let sql = format!(
+            "select ({condition}) is false from (select null::{} as {}) as {}",
+            column.type_sql,
+            Ident::new(&column.name),
+            table.name.name
+        );
+        // A condition that cannot be asked this way is left to the rows themselves.
+        let asked = client.query_typed(&sql, &[]).await;
+        if asked.is_ok_and(|rows| rows.first().is_some_and(|row| row.get(0))) {
+            against.push(name);
+        }
+    }
+    Ok(against)
+}

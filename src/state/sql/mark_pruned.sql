@@ -1,0 +1,1 @@
+update {schema}.run set pruned_at = clock_timestamp() where run_id = $1
