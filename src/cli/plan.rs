@@ -53,7 +53,8 @@ fn estimate(plan: &Plan, rehearsed: &Rehearsed, limits: &Limits) -> Option<Estim
     let ms_per_row = rehearsal.took.as_secs_f64() * 1000.0 / rows;
     let to_do = plan.rows_to_do as f64;
     let chunk_rows = (limits.chunk_time.value.as_secs_f64() * 1000.0 / ms_per_row)
-        .clamp(100.0, f64::from(limits.chunk_rows_max.value));
+        .max(100.0)
+        .min(f64::from(limits.chunk_rows_max.value));
     let share = (to_do / (plan.table_rows.max(1) as f64)).clamp(0.001, 1.0);
     let unlimited = to_do * ms_per_row / 1000.0 / f64::from(limits.workers.value);
     let paced = limits.rate.value.map_or(0.0, |rate| to_do / rate.get());

@@ -23,7 +23,8 @@ pub struct Restore<'a> {
     pub policy: Conflicts,
 }
 
-// Names that no table of an application has.
+// The target has a name of its own here, so that a table of the application may be called as it likes.
+const TARGET: &str = "backfill_target";
 const PACKED: &str = "backfill_packed";
 const IMAGE: &str = "backfill_image";
 const HELD: &str = "backfill_held";
@@ -41,8 +42,11 @@ impl Builder<'_> {
     }
 
     fn restore_unchanged(&self, restore: &Restore<'_>, has_after: bool) -> String {
-        let gone =
-            format!("NOT EXISTS (SELECT FROM {} WHERE {})", self.table, self.on_target(IMAGE));
+        let gone = format!(
+            "NOT EXISTS (SELECT FROM {} AS {TARGET} WHERE {})",
+            self.table,
+            self.on_target(IMAGE)
+        );
         let unchanged = format!("\n   AND {}", self.holds(IMAGE, "new"));
         let update = self.give_back(IMAGE, &unchanged, has_after);
         let noted = format!(
@@ -58,15 +62,15 @@ impl Builder<'_> {
 
     /// The rows are locked first, so that what is noted as overwritten is what was.
     fn restore_all(&self, restore: &Restore<'_>, has_after: bool) -> String {
-        let name = &self.table.name;
+        let name = Ident::new(TARGET);
         let held = format!(
-            ", {HELD} AS MATERIALIZED (\nSELECT {IMAGE}.*, {} AS is_same\n  FROM {IMAGE} JOIN {} ON {}\n WHERE {}\n \
-             ORDER BY {}\n   FOR NO KEY UPDATE OF {name}\n)",
+            ", {HELD} AS MATERIALIZED (\nSELECT {IMAGE}.*, {} AS is_same\n  FROM {IMAGE} JOIN {} AS {TARGET} ON {}\n WHERE {}\n \
+             ORDER BY {}\n   FOR NO KEY UPDATE OF {TARGET}\n)",
             self.holds(IMAGE, "new"),
             self.table,
             self.on_target(IMAGE),
-            self.key.range_sql(name, has_after, 1),
-            self.key.order_sql(name, false),
+            self.key.range_sql(&name, has_after, 1),
+            self.key.order_sql(&name, false),
         );
         let update = self.give_back(HELD, "", has_after);
         let noted = format!(
@@ -88,11 +92,11 @@ impl Builder<'_> {
             .map(|(i, target)| format!("{} = {source}.old_{}", target.name, i + 1))
             .collect();
         format!(
-            "UPDATE {}\n   SET {}\n  FROM {source}\n WHERE {}\n   AND {}{condition}\nRETURNING {}, {} AS is_exact",
+            "UPDATE {} AS {TARGET}\n   SET {}\n  FROM {source}\n WHERE {}\n   AND {}{condition}\nRETURNING {}, {} AS is_exact",
             self.table,
             set.join(",\n       "),
             self.on_target(source),
-            self.key.range_sql(&self.table.name, has_after, 1),
+            self.key.range_sql(&Ident::new(TARGET), has_after, 1),
             self.keys_of(source),
             self.holds(source, "old"),
         )
@@ -155,7 +159,7 @@ impl Builder<'_> {
 
     /// Whether the row holds the `old` or `new` values of a before-image, to the byte.
     fn holds(&self, source: &str, side: &str) -> String {
-        let name = &self.table.name;
+        let name = Ident::new(TARGET);
         let columns: Vec<String> =
             self.targets.iter().map(|t| format!("{name}.{}", t.name)).collect();
         let values: Vec<String> =
@@ -169,7 +173,7 @@ impl Builder<'_> {
 
     /// The target's row of a before-image.
     fn on_target(&self, source: &str) -> String {
-        let name = &self.table.name;
+        let name = Ident::new(TARGET);
         let columns = self.key.columns.iter().zip(self.numbered_names("k"));
         let equal = columns.map(|(column, k)| format!("{name}.{} = {source}.{k}", column.name));
         equal.collect::<Vec<_>>().join(" AND ")

@@ -118,7 +118,7 @@ fn prepare(db: &Db, keys: &Keys) {
         "update t set v = 'kept' where n = 0 and abs(hashtext(({key})::text)) % 10 = 0"
     ));
     db.sql.run(setup);
-    db.sql.run("analyze t; create table expected as select * from t; update expected set n = n + 1, v = coalesce(v, 'new')");
+    db.sql.run("analyze t; create table before as table t; create table expected as select * from t; update expected set n = n + 1, v = coalesce(v, 'new')");
     let quoted: Vec<String> = key.split(", ").map(|column| format!("{column:?}")).collect();
     let key =
         if setup.is_empty() { String::new() } else { format!("key = [{}]\n", quoted.join(", ")) };
@@ -162,6 +162,13 @@ fn each_key_in_one_chunk(db: &Db, keys: &Keys) {
     assert_eq!(counts, [["1".to_owned(), total]], "{}", keys.name);
 }
 
+/// Every row is as it was before the run.
+fn equals_the_beginning(db: &Db, keys: &Keys) {
+    let differing = "select count(*) from (
+        (table t except all table before) union all (table before except all table t)) differing";
+    assert_eq!(db.sql.number(differing), 0, "{}", keys.name);
+}
+
 fn equals_the_one_big_update(db: &Db, keys: &Keys) {
     let differing = "select count(*) from (
         (table t except all table expected) union all (table expected except all table t)) differing";
@@ -179,6 +186,9 @@ fn every_key_type_is_covered_exactly_once() {
         equals_the_one_big_update(&db, keys);
         assert!(db.chunks_done() >= 31, "{}: chunks of at most 97 rows", keys.name);
         db.backfill(&["verify", "law"]).exits(0);
+        let ran = db.backfill(&["reverse", "law"]);
+        assert_eq!(ran.code, 0, "{}: {}", keys.name, ran.stderr);
+        equals_the_beginning(&db, keys);
     }
 }
 
@@ -201,6 +211,19 @@ fn interrupted_and_resumed_is_the_same_as_uninterrupted() {
         db.backfill(&["resume", "law"]).exits(0);
         each_key_in_one_chunk(&db, keys);
         equals_the_one_big_update(&db, keys);
+
+        for kill_after in [1, 9, 20] {
+            let verb = if kill_after == 1 { "reverse" } else { "resume" };
+            let started: Started = db.start(&[verb, "law", "--rate", "3000 rows/s"]);
+            wait_for("chunks are given back", || {
+                let direction =
+                    "select direction = 'reverse' from backfill.run order by run_id desc limit 1";
+                db.sql.text(direction) == "t" && db.chunks_done() >= kill_after
+            });
+            started.kill();
+        }
+        db.backfill(&["resume", "law"]).exits(0);
+        equals_the_beginning(&db, keys);
     }
 }
 

@@ -17,5 +17,7 @@ mod exactly_once;
 mod laws;
 mod plan;
 mod poison;
+mod reverse;
+mod reverse_laws;
 mod support;
 mod versions;
