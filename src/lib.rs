@@ -25,7 +25,7 @@
 //!
 //! # Invariants
 //!
-//! 1. A chunk's rows and its done mark commit in one transaction. Nothing about progress is written outside it.
+//! 1. A chunk's rows, its before-images and its done mark commit in one transaction. Nothing about progress is written outside it.
 //! 2. A worker claims the chunk's row first, under the run's epoch. That is the normal start and the whole recovery: after a lost COMMIT
 //!    acknowledgement, beside an orphaned backend or a second runner, the claim waits and then sees the truth. The session lock is
 //!    manners, never a fence.
@@ -37,6 +37,8 @@
 //! 8. Events and counters are made from what has been committed.
 //! 9. What is unsafe is refused before the first write, with the mending command.
 //! 10. SQL is built from quoted identifiers and the spec's own expressions; values are parameters.
+//! 11. A before-image is the row as it was locked, never as a snapshot saw it: locked = saved = written, or the chunk starts over.
+//! 12. A reverse run is a run whose chunks are already cut. It gives a row back only if it still holds, to the byte, what was written.
 
 pub mod sql;
 pub mod key;

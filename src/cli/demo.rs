@@ -1,67 +1,46 @@
 //! `demo`: the whole story on a private server. The run, the kill, the resume are this same program in child processes.
 
+mod stage;
+
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use tokio::process::{Child, Command};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_postgres::types::{ToSql, Type};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::{Exit, Failure, Kind, statement};
 use super::print;
 use super::status::plain_table;
 use crate::db::{ConnInfo, Database};
 use crate::event::{bytes, count, duration};
-use crate::migrate::file::sections;
 use crate::server::{Options, Server};
 use crate::sql::Ident;
 use crate::state::{RunState, Store};
-
-/// The example's schema steps, in order.
-const MIGRATIONS: [&str; 3] = [
-    include_str!("../../migrations/20260105090000_3f1a_create_skills.sql"),
-    include_str!("../../migrations/20260105091000_7c42_index_category.sql"),
-    include_str!("../../migrations/20260112100000_a95e_add_governance.sql"),
-];
-
-/// The example's specs.
-const SPECS: [(&str, &str); 3] = [
-    ("governance_phases", include_str!("../../backfills/governance_phases.toml")),
-    ("double_quota", include_str!("../../backfills/double_quota.toml")),
-    ("category_owner", include_str!("../../backfills/category_owner.toml")),
-];
+use stage::{Signals, Stage, interrupted, write_project};
 
 /// The backfill that the demo tells about.
 const NAME: &str = "governance_phases";
 
-/// Rows of the example: about 200 bytes each, ten categories.
-pub(super) const LOAD: &str = "insert into public.skills (id, name, description, category)
-select i, 'skill ' || i, repeat(md5(i::text), 4),
-       (array['development', 'data', 'security', 'documentation', 'operations', 'support', 'design', 'research',
-              'sales', 'people'])[1 + i % 10]
-  from generate_series($1::bigint, $2::bigint) i";
-
-/// Rows loaded in one statement.
-const LOAD_STEP: i64 = 250_000;
-
 /// Share of the keys after which the runner is killed.
 const KILL_AT: f64 = 0.4;
 
-/// What the demo works with.
-struct Stage {
-    server: Server,
-    database: Database,
-    /// A directory with the example's specs, inside the server's: it goes when that goes.
-    project: PathBuf,
-    signals: Signals,
+/// What was measured on the way there.
+struct WayThere {
+    heap_before: u64,
+    done_at_kill: i64,
+    ran: Duration,
+    resumed: Duration,
+    rows_done: i64,
+    chunks: i64,
+    empty: i64,
 }
 
-/// Ctrl-C and SIGTERM end the demo; the server goes with it.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
+/// What was measured on the way back.
+struct WayBack {
+    took: Duration,
+    rows_done: i64,
+    conflicts: i64,
+    is_identical: bool,
+    are_kept: bool,
 }
 
 /// `backfill demo`.
@@ -106,18 +85,6 @@ fn step(title: &str) {
     print(&format!("\n== {title}"));
 }
 
-fn write_project(server: &Path) -> Result<PathBuf, Failure> {
-    let project = server.join("project");
-    let failed = |error: std::io::Error| {
-        Failure::new(Kind::Failed, format!("write the example's specs: {error}"))
-    };
-    std::fs::create_dir_all(project.join("backfills")).map_err(failed)?;
-    for (name, text) in SPECS {
-        std::fs::write(project.join(format!("backfills/{name}.toml")), text).map_err(failed)?;
-    }
-    Ok(project)
-}
-
 impl Stage {
     async fn tell(&mut self, rows: u64) -> Result<(), Failure> {
         step("Applying the example's schema steps and loading rows");
@@ -129,8 +96,17 @@ impl Stage {
             bytes(self.heap().await?),
             duration(began.elapsed())
         ));
-        let before = self.heap().await?;
+        // The rows that the application will write to before the way back, apart from all others.
+        let apart = [1, 2, 3].map(|quarter| rows as i64 * quarter / 4);
+        let (before, _) = self.checksums(&apart).await?;
+        let there = self.way_there(rows).await?;
+        let back = self.way_back(&apart, &before).await?;
+        step("What happened");
+        self.summary(rows, &there, &back).await
+    }
 
+    async fn way_there(&mut self, rows: u64) -> Result<WayThere, Failure> {
+        let heap_before = self.heap().await?;
         step(&format!("backfill plan {NAME}"));
         self.call(&["plan", NAME]).await?;
 
@@ -151,67 +127,46 @@ impl Stage {
 
         step(&format!("backfill verify {NAME}"));
         self.call(&["verify", NAME]).await?;
-
-        step("What happened");
-        self.summary(rows, before, done_at_kill, ran, resumed).await
-    }
-
-    async fn load(&mut self, rows: u64) -> Result<(), Failure> {
         let client = self.database.get().await?;
-        for migration in MIGRATIONS {
-            let sections = sections(migration).ok_or_else(|| {
-                Failure::new(Kind::Failed, "the example's schema steps are damaged")
-            })?;
-            client.batch_execute(sections.up).await.map_err(statement("apply a schema step"))?;
-        }
-        let categories = "insert into public.categories select c, 'team-' || c from unnest(array['development', 'data', \
-            'security', 'documentation', 'operations', 'support', 'design', 'research', 'sales', 'people']) c";
-        client.batch_execute(categories).await.map_err(statement("load the categories"))?;
-        let rows = rows as i64;
-        let mut from = 1;
-        while from <= rows {
-            let upto = (from + LOAD_STEP - 1).min(rows);
-            let range: [(&(dyn ToSql + Sync), Type); 2] =
-                [(&from, Type::INT8), (&upto, Type::INT8)];
-            let load = client.execute_typed(LOAD, &range);
-            tokio::select! {
-                loaded = load => drop(loaded.map_err(statement("load rows"))?),
-                () = self.signals.any() => return Err(interrupted()),
-            }
-            from = upto + 1;
-        }
-        let settle = "vacuum (analyze) public.skills";
-        tokio::select! {
-            settled = client.batch_execute(settle) => settled.map_err(statement("vacuum the table")),
-            () = self.signals.any() => Err(interrupted()),
-        }
+        let sql = "select count(*) filter (where governance_phases is null) from public.skills";
+        let left = client.query_typed(sql, &[]).await.map_err(statement("count rows"))?;
+        let (rows_done, chunks, _) = self.newest().await?;
+        let empty = left[0].get(0);
+        Ok(WayThere { heap_before, done_at_kill, ran, resumed, rows_done, chunks, empty })
     }
 
-    /// Runs this program on the stage; its output goes where ours goes.
-    fn child(&self, arguments: &[&str]) -> Result<Child, Failure> {
-        let failed = |error: std::io::Error| {
-            Failure::new(Kind::Failed, format!("start this program again: {error}"))
-        };
-        let program = std::env::current_exe().map_err(failed)?;
-        let mut command = Command::new(program);
-        command.args(arguments).arg("--project").arg(&self.project).stdin(Stdio::null());
-        command.arg("--url").arg(self.server.url("postgres"));
-        for variable in ["DATABASE_URL", "PGPASSWORD", "PGSERVICE", "PGOPTIONS", "PGSSLMODE"] {
-            command.env_remove(variable);
-        }
-        command.kill_on_drop(true).spawn().map_err(failed)
+    async fn way_back(&mut self, apart: &[i64], before: &str) -> Result<WayBack, Failure> {
+        step("The application writes to 3 of the rows");
+        self.write_as_application(apart).await?;
+        let (_, written) = self.checksums(apart).await?;
+        let list = apart.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
+        print(&format!("update skills set governance_phases = '{{by hand}}' where id in ({list})"));
+
+        step(&format!("backfill reverse {NAME}   (ends with exit code 5: there are conflicts)"));
+        let began = Instant::now();
+        self.call_until(&["reverse", NAME], Exit::Quarantined).await?;
+        let took = began.elapsed();
+        let (rows_done, _, conflicts) = self.newest().await?;
+        let (rest, kept) = self.checksums(apart).await?;
+        Ok(WayBack {
+            took,
+            rows_done,
+            conflicts,
+            is_identical: rest == before,
+            are_kept: kept == written,
+        })
     }
 
-    async fn call(&mut self, arguments: &[&str]) -> Result<(), Failure> {
-        let mut child = self.child(arguments)?;
-        tokio::select! {
-            exit = child.wait() => match exit {
-                Ok(exit) if exit.success() => Ok(()),
-                Ok(exit) => Err(Failure::new(Kind::Failed, format!("`backfill {}` ended with {exit}", arguments.join(" ")))),
-                Err(error) => Err(Failure::new(Kind::Failed, format!("wait for `backfill {}`: {error}", arguments[0]))),
-            },
-            () = self.signals.any() => Err(interrupted()),
-        }
+    /// Rows, chunks and conflicts of the newest run, which has succeeded.
+    async fn newest(&self) -> Result<(i64, i64, i64), Failure> {
+        let client = self.database.get().await?;
+        let store = Store::new(Ident::new("backfill"));
+        let run = store.newest_run(&client, NAME).await?;
+        let run = run.filter(|run| run.state == RunState::Succeeded);
+        let run = run.ok_or_else(|| Failure::new(Kind::Failed, "the run did not succeed"))?;
+        let sums = store.sums(&client, run.run_id).await?;
+        let (conflicts, _) = store.count_conflicts(&client, run.run_id).await?;
+        Ok((sums.rows_done, sums.chunks_done, conflicts))
     }
 
     /// Kills the runner when [`KILL_AT`] of the keys are done: how long it ran.
@@ -242,94 +197,40 @@ impl Stage {
         Ok(ran)
     }
 
-    /// Keys and rows done.
-    async fn keys_done(&self) -> Result<(i64, i64), Failure> {
-        let client = self.database.get().await?;
-        let store = Store::new(Ident::new("backfill"));
-        if store.installed(&client).await? != crate::state::Installed::Yes {
-            return Ok((0, 0));
-        }
-        let Some(run) = store.newest_run(&client, NAME).await? else { return Ok((0, 0)) };
-        let sums = store.sums(&client, run.run_id).await?;
-        Ok((sums.keys_done, sums.rows_done))
-    }
-
-    async fn heap(&self) -> Result<u64, Failure> {
-        let client = self.database.get().await?;
-        let sql = "select pg_catalog.pg_relation_size('public.skills')";
-        let rows = client.query_typed(sql, &[]).await.map_err(statement("measure the table"))?;
-        Ok(rows[0].get::<_, i64>(0).unsigned_abs())
-    }
-
-    async fn summary(
-        &self,
-        rows: u64,
-        heap_before: u64,
-        done_at_kill: i64,
-        ran: Duration,
-        resumed: Duration,
-    ) -> Result<(), Failure> {
-        let client = self.database.get().await?;
-        let store = Store::new(Ident::new("backfill"));
-        let run = store.newest_run(&client, NAME).await?;
-        let run = run.filter(|run| run.state == RunState::Succeeded);
-        let run = run.ok_or_else(|| Failure::new(Kind::Failed, "the run did not succeed"))?;
-        let sums = store.sums(&client, run.run_id).await?;
-        let sql =
-            "select count(*) filter (where governance_phases is null), count(*) from public.skills";
-        let left = client.query_typed(sql, &[]).await.map_err(statement("count rows"))?;
-        let (empty, total): (i64, i64) = (left[0].get(0), left[0].get(1));
-        let at_work = ran + resumed;
-        let rate = (sums.rows_done as f64 / at_work.as_secs_f64()) as u64;
+    async fn summary(&self, rows: u64, there: &WayThere, back: &WayBack) -> Result<(), Failure> {
+        let at_work = there.ran + there.resumed;
+        let pace = |rows: i64, time: Duration| count((rows as f64 / time.as_secs_f64()) as u64);
         let big = |number: i64| count(number.unsigned_abs());
+        let word = |holds: bool| (if holds { "yes" } else { "NO" }).to_owned();
         let mut table = plain_table(&["", "measured"]);
         let mut row = |what: &str, value: String| {
             table.add_row([what, &value]);
         };
-        row("rows in the table", big(total));
         row("rows loaded", count(rows));
-        row("rows committed when the runner was killed", big(done_at_kill));
-        row("rows committed by both runners", big(sums.rows_done));
-        row("rows without a value now", big(empty));
-        row("chunks", big(sums.chunks_done));
-        row("first runner, start to SIGKILL", duration(ran));
-        row("second runner, start to end", duration(resumed));
-        row("rows a second, both runners", count(rate));
-        row(
-            "heap before and after",
-            format!("{}, {}", bytes(heap_before), bytes(self.heap().await?)),
-        );
+        row("rows committed when the runner was killed", big(there.done_at_kill));
+        row("rows committed by both runners", big(there.rows_done));
+        row("rows without a value then", big(there.empty));
+        row("chunks", big(there.chunks));
+        row("first runner, start to SIGKILL", duration(there.ran));
+        row("second runner, start to end", duration(there.resumed));
+        row("rows a second, both runners", pace(there.rows_done, at_work));
+        row("rows given back", big(back.rows_done));
+        row("rows of the application left alone", big(back.conflicts));
+        row("they hold what the application wrote", word(back.are_kept));
+        row("all others as before the run, by checksum", word(back.is_identical));
+        row("rows a second on the way back", pace(back.rows_done, back.took));
+        let (before, now) = (bytes(there.heap_before), bytes(self.heap().await?));
+        row("heap before and after both", format!("{before}, {now}"));
         print(&table.to_string());
-        if empty != 0 || sums.rows_done != total {
-            return Err(Failure::new(
-                Kind::Failed,
-                "rows were lost or doubled; please report this",
-            ));
+        let loaded = rows as i64;
+        let is_whole = there.empty == 0 && there.rows_done == loaded;
+        let is_back = (back.conflicts, back.rows_done) == (3, loaded - 3);
+        if is_whole && is_back && back.is_identical && back.are_kept {
+            return Ok(());
         }
-        Ok(())
+        Err(Failure::new(
+            Kind::Failed,
+            "rows were lost, doubled or not given back; please report this",
+        ))
     }
-
-    fn keep(self) {
-        let url = self.server.url("postgres");
-        let project = self.project.display().to_string();
-        let (_, stop) = self.server.keep();
-        print(&format!(
-            "\nThe server stays up. Try:\n  export DATABASE_URL='{url}'\n  cd {project}\n  backfill list\n  \
-             backfill plan double_quota\n  backfill run category_owner\n  backfill log {NAME}\n\
-             Stop and remove it with:\n  {stop}"
-        ));
-    }
-}
-
-impl Signals {
-    async fn any(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
-fn interrupted() -> Failure {
-    Failure::new(Kind::Stopped, "interrupted; the private server is stopped and removed")
 }

@@ -112,6 +112,11 @@ enum Command {
     Reverse {
         /// The backfill's name
         name: String,
+        /// An older run of it, by number; the newest when not given
+        #[arg(long, value_name = "N")]
+        run: Option<i64>,
+        #[command(flatten)]
+        accepted: AcceptFlags,
         #[command(flatten)]
         limits: LimitFlags,
         #[command(flatten)]
@@ -312,9 +317,9 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
             let flags = run::Flags { limits, accepted, takeover };
             run::resume(&Context::open(&global)?, name.as_deref(), flags).await
         }
-        Command::Reverse { name, limits, takeover } => {
-            let flags = run::Flags { limits, accepted: AcceptFlags::default(), takeover };
-            reverse::reverse(&Context::open(&global)?, &name, flags).await
+        Command::Reverse { name, run, limits, accepted, takeover } => {
+            let flags = run::Flags { limits, accepted, takeover };
+            reverse::reverse(&Context::open(&global)?, &name, run, flags).await
         }
         Command::Prune { name, older_than, yes } => {
             prune::prune(&Context::open(&global)?, name.as_deref(), older_than, yes).await

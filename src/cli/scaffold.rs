@@ -20,6 +20,9 @@ const PROJECT: &str = r#"# Settings of this project. Flags and environment varia
 # chunk_rows_max = 50000
 # quarantine_max = 100            # rows to set aside before the run fails
 # lock_timeout = "500ms"          # how long a chunk waits for a row before it gives way
+
+[undo]
+# retention = "14d"               # how long before-images are to be kept; `backfill prune` then drops them
 "#;
 
 const MIGRATION: &str = "-- A schema step: what it does going up, and what takes it back.
@@ -51,6 +54,12 @@ fill = {{ my_column = "lower(name)" }}     # only where my_column is NULL today
 
 # [verify]
 # remaining = "my_column IS NULL"   # a row still to do; worked out from the rules where that is possible
+
+# [undo]
+# mode = "capture"                  # before-images (the default); "statement" with undo rules, or "none"
+# [[undo.rule]]
+# when = "tier = 'free'"
+# set = {{ quota = "quota / 2" }}
 
 # [limits]
 # workers = 2

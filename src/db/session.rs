@@ -42,6 +42,10 @@ impl Bounds {
 /// never pauses inside a transaction, so this only meets a stopped process or a cut network.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
 
+/// Memory for the rows of a chunk on their way into its before-images. The sizer keeps those under 16 MB; with the server's default of
+/// 4 MB they would go through a temporary file.
+const WORK_MEM: &str = "32MB";
+
 impl Session {
     /// Reads the settings of the connection in hand.
     pub async fn read(client: &Client) -> Result<Session, Error> {
@@ -83,7 +87,8 @@ impl Session {
             set_config('idle_in_transaction_session_timeout', $7, true), \
             set_config('extra_float_digits', '1', true), set_config('bytea_output', 'hex', true), \
             set_config('row_security', 'off', true), set_config('enable_seqscan', 'off', true), \
-            set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)";
+            set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true), \
+            set_config('work_mem', $8, true)";
         let millis = |time: Duration| time.as_millis().to_string();
         client
             .execute_typed(
@@ -96,6 +101,7 @@ impl Session {
                     (&millis(bounds.lock), Type::TEXT),
                     (&millis(bounds.statement), Type::TEXT),
                     (&millis(IDLE_IN_TRANSACTION), Type::TEXT),
+                    (&WORK_MEM, Type::TEXT),
                 ],
             )
             .await

@@ -204,8 +204,9 @@ async fn write(
 
 /// The application moved rows in or out under the chunk; another attempt meets them where they are now.
 fn moved(counts: &str) -> Setback {
-    let message =
-        format!("rows of the chunk moved while it was at work ({counts}); nothing of it is kept");
+    let message = format!(
+        "rows of the chunk moved while it was at work, or a trigger keeps some from being written ({counts})"
+    );
     Setback::Fault(Fault { class: Class::Contention, sqlstate: None, message })
 }
 

@@ -115,12 +115,12 @@ impl Builder<'_> {
         let accounted = if side == "new" && self.looks_beyond_the_row() {
             self.matched(images, has_after)
         } else {
-            "(SELECT coalesce(sum(rows), 0) FROM backfill_saved)::int8".to_owned()
+            "coalesce(sum(packed), 0)::int8".to_owned()
         };
         format!(
             "WITH backfill_written AS (\n{}\nRETURNING {with}{}\n), backfill_saved AS (\n{save}\n)\n\
-             SELECT (SELECT count(*) FROM backfill_written), {accounted}, 0::int8,\n       \
-             (SELECT coalesce(sum(bytes), 0) FROM backfill_saved)::int8, NULL::text[]",
+             SELECT coalesce(sum(rows), 0)::int8, {accounted}, 0::int8, coalesce(sum(bytes), 0)::int8, NULL::text[]\n  \
+             FROM backfill_saved",
             update.as_str(),
             values.join(", "),
         )
@@ -136,20 +136,23 @@ impl Builder<'_> {
         for (i, target) in self.targets.iter().enumerate() {
             values.push(format!("NULL::{} AS new_{}", target.type_sql, i + 1));
         }
-        let save = self.save(images, facts, has_after, "backfill_locked", "old");
-        format!(
-            "WITH backfill_locked AS MATERIALIZED (\nSELECT {}{}\n WHERE {}\n   AND ({})\n ORDER BY {}\n   FOR NO KEY UPDATE OF {name}\n), \
-             backfill_saved AS (\n{save}\n)\nSELECT (SELECT count(*) FROM backfill_locked), \
-             (SELECT coalesce(sum(rows), 0) FROM backfill_saved)::int8",
+        // Not a CTE, which would be stored before it is packed.
+        let locked = format!(
+            "(\nSELECT {}{}\n WHERE {}\n   AND ({})\n ORDER BY {}\n   FOR NO KEY UPDATE OF {name}\n) AS backfill_locked",
             values.join(", "),
             self.from_target().as_str(),
             self.key.range_sql(name, has_after, 1),
             self.needed().as_str(),
             self.key.order_sql(name, false),
+        );
+        let save = self.save(images, facts, has_after, &locked, "old");
+        format!(
+            "WITH backfill_saved AS (\n{save}\n)\n\
+             SELECT coalesce(sum(rows), 0)::int8, coalesce(sum(packed), 0)::int8 FROM backfill_saved"
         )
     }
 
-    /// Packs the rows of a CTE into the table of before-images.
+    /// Packs rows, of a CTE or a subquery, into the table of before-images.
     fn save(
         &self,
         images: &Images,
@@ -168,7 +171,7 @@ impl Builder<'_> {
             "new" => "'{}'".to_owned(),
             _ => format!("ARRAY[{}]", olds.collect::<Vec<_>>().join(", ")),
         };
-        let returning = "RETURNING rows, pg_catalog.pg_column_size(images) AS bytes";
+        let returning = "RETURNING rows, pg_catalog.cardinality(images) AS packed, pg_catalog.pg_column_size(images) AS bytes";
         if !facts.is_wide {
             return format!(
                 "INSERT INTO {table} (seq, part, side, rows, old_nulls, images)\n\

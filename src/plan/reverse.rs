@@ -8,7 +8,9 @@ use super::resolve::{check_columns, find_table};
 use super::restore::Restore;
 use super::statement::Builder;
 use super::table::{Column, Table};
-use super::{Plan, PlanError, surroundings, targets};
+use super::{
+    Accepted, Plan, PlanError, identity_refusal, publication_refusal, surroundings, targets,
+};
 use crate::db::Session;
 use crate::spec::Spec;
 use crate::sql::{Ident, QualifiedName};
@@ -32,6 +34,8 @@ impl Plan {
         client: &Client,
         spec: &Spec,
         taken: &Taken<'_>,
+        state_schema: &Ident,
+        accepted: Accepted,
     ) -> Result<Plan, PlanError> {
         let lookup = |error| PlanError::Statement("look up the server", error);
         let server = surroundings::server(client).await.map_err(lookup)?;
@@ -44,6 +48,14 @@ impl Plan {
             return Err(PlanError::Refused(gone));
         }
         let mut refusals = table_refusals(&table, &server, &taken.run.undo.columns);
+        let published =
+            surroundings::publications_of_target(client, &table.name).await.map_err(lookup)?;
+        refusals.extend(identity_refusal(&table, &published));
+        let carried = surroundings::publications_of_state(client, state_schema, server.version_num);
+        let carried = carried.await.map_err(lookup)?;
+        if !carried.is_empty() && !accepted.subscribers_prepared {
+            refusals.push(publication_refusal(&carried));
+        }
         let key = taken.run.key.clone();
         let by_rules = spec.way_back();
         let spec = by_rules.as_ref().unwrap_or(spec);
@@ -51,15 +63,18 @@ impl Plan {
         let targets = targets(&table, &written);
         let builder = Builder { spec, table: &table.name, key: &key, targets: &targets };
         if taken.run.undo.mode == UndoMode::Capture {
-            refusals.extend(retyped(&table, taken, &builder));
-            refusals.extend(null_refusals(client, &table, taken).await?);
+            match unreadable(client, taken, &server.role).await.map_err(lookup)? {
+                Some(refusal) => refusals.push(refusal),
+                None => {
+                    refusals.extend(retyped(&table, taken, &builder));
+                    refusals.extend(null_refusals(client, &table, taken).await?);
+                }
+            }
         }
         if !refusals.is_empty() {
             return Err(PlanError::Refused(refusals));
         }
         let session: Session = taken.run.session.clone();
-        let published =
-            surroundings::publications_of_target(client, &table.name).await.map_err(lookup)?;
         Ok(Plan {
             sql: builder.chunk_sql(),
             remaining: None,
@@ -112,6 +127,32 @@ fn missing(table: &Table, run: &Run) -> Vec<Refusal> {
         Refusal::new(what, "there is no place to give its values back to", mend)
     };
     gone.map(refusal).collect()
+}
+
+/// Before-images that are not there, or that this role may not read.
+async fn unreadable(
+    client: &Client,
+    taken: &Taken<'_>,
+    role: &str,
+) -> Result<Option<Refusal>, tokio_postgres::Error> {
+    let table = &taken.images.table;
+    let sql = "select pg_catalog.has_table_privilege(pg_catalog.to_regclass($1), 'select')";
+    let rows = client.query_typed(sql, &[(&table.to_string(), Type::TEXT)]).await?;
+    Ok(match rows.first().and_then(|row| row.get::<_, Option<bool>>(0)) {
+        Some(true) => None,
+        Some(false) => {
+            let role = Ident::new(role);
+            let what = format!("role {role} may not read the before-images, {}", table.plain());
+            let mend =
+                format!("reverse as the role that ran it, or: GRANT SELECT ON {table} TO {role};");
+            Some(Refusal::new(what, "they are private to the role that ran the backfill", mend))
+        }
+        None => {
+            let what = format!("the before-images, {}, are gone", table.plain());
+            let why = "somebody dropped the table without `backfill prune`";
+            Some(Refusal::new(what, why, "restore the table from a backup, with its type"))
+        }
+    })
 }
 
 /// Columns whose type is not the one that their before-images were kept in.

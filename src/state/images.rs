@@ -168,6 +168,14 @@ impl Store {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
+    /// Forward runs of a name that can be taken back, newest first.
+    pub async fn reversible(&self, client: &Client, name: &str) -> Result<Vec<i64>> {
+        let params: [Param<'_>; 1] = [(&name, Type::TEXT)];
+        let rows =
+            self.rows(client, "list runs to take back", &self.sql.list_reversible, &params).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     /// Drops the before-images of a run and says so in its record, in one transaction.
     pub async fn prune(&self, client: &Client, run_id: i64) -> Result<()> {
         let images = self.images(run_id);

@@ -103,6 +103,7 @@ statements!(
     list_pending,
     list_prunable,
     list_quarantined,
+    list_reversible,
     list_unfinished,
     load_run,
     lock_cut,
