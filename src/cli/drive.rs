@@ -124,6 +124,7 @@ pub(super) async fn drive(
         epoch,
         ceiling: run.ceiling.clone(),
         has_quarantine: quarantined > 0,
+        caution: Arc::default(),
     };
     let stop = watch_signals()?;
     let outcome = Dispatcher::new(work, start, lock, stop, &mut *listener).run().await;

@@ -19,6 +19,7 @@ pub mod sizer;
 pub mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub use control::tuned_limits;
@@ -49,6 +50,26 @@ pub struct Work {
     pub ceiling: Option<Bound>,
     /// Whether chunks whose row was set aside are being tried again.
     pub has_quarantine: bool,
+    /// Whether chunks may bet that nobody changes their rows.
+    pub caution: Arc<Caution>,
+}
+
+/// Remembers lost bets: where one chunk met another writer, the next ones will.
+#[derive(Debug, Default)]
+pub struct Caution(AtomicU32);
+
+/// Chunks that lock their rows after a lost bet. A lost bet costs a chunk's work, so at worst one part in this many is wasted.
+const CAREFUL_CHUNKS: u32 = 64;
+
+impl Caution {
+    fn may_bet(&self) -> bool {
+        let count_down = |left: u32| left.checked_sub(1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count_down).is_err()
+    }
+
+    fn lost(&self) {
+        self.0.store(CAREFUL_CHUNKS, Ordering::Relaxed);
+    }
 }
 
 impl Work {

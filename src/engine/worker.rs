@@ -170,12 +170,11 @@ async fn write(
         let bulk = client.batch_execute("SET LOCAL enable_nestloop = off").await;
         bulk.map_err(|error| fault(error, step))?;
     }
+    let bet = keep.bet.as_ref().filter(|_| work.caution.may_bet());
     let mut locked = None;
-    if let Some(lock) = &keep.lock {
-        let rows = client
-            .query_typed(lock.get(has_after), &bind)
-            .await
-            .map_err(|error| fault(error, step))?;
+    if let (Some(lock), None) = (&keep.lock, bet) {
+        let rows = client.query_typed(lock.get(has_after), &bind).await;
+        let rows = rows.map_err(|error| fault(error, step))?;
         let (count, saved): (i64, i64) = (rows[0].get(0), rows[0].get(1));
         if count != saved {
             return Err(moved(&format!("{count} rows locked, {saved} saved")));
@@ -183,12 +182,13 @@ async fn write(
         locked = Some(count);
         step = Instant::now();
     }
-    let rows = client
-        .query_typed(keep.write.get(has_after), &bind)
-        .await
-        .map_err(|error| fault(error, step))?;
+    let sql = bet.unwrap_or(&keep.write).get(has_after);
+    let rows = client.query_typed(sql, &bind).await.map_err(|error| fault(error, step))?;
     let number = |i: usize| rows[0].get::<_, i64>(i);
     let (rows_written, accounted, conflicted) = (number(0), number(1), number(2));
+    if bet.is_some() && rows_written != accounted {
+        work.caution.lost();
+    }
     if rows_written + conflicted != accounted || locked.is_some_and(|locked| locked != rows_written)
     {
         let locked = locked.map(|locked| format!("{locked} rows locked, ")).unwrap_or_default();

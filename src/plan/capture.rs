@@ -6,6 +6,11 @@
 //! `locked = saved = written` proves that both met the same rows. Where an expression may look beyond its row, counts prove nothing and the
 //! keys themselves are compared.
 //!
+//! Locking first costs time, and mostly nobody was about to write. So a chunk is first tried in one statement that saves what its snapshot
+//! sees and writes only row versions older than anything that was under way when the snapshot was taken. A row that somebody else
+//! changes meanwhile has a newer version; the server finds it, looks at the condition again, and passes over it. Saved and written then
+//! differ, and the chunk starts over with locks.
+//!
 //! New values come from RETURNING, never from the expression: a trigger may have changed them.
 
 use super::statement::{Builder, ByRange};
@@ -27,6 +32,9 @@ const RETURNING_OLD_MIN: i32 = 180_000;
 pub struct Keep {
     /// Locks the rows and saves what they hold. Columns: rows locked, rows saved.
     pub lock: Option<ByRange>,
+    /// Saves and writes at once, on the bet that nobody changes the rows meanwhile; columns as [`Keep::write`]. When rows written and
+    /// rows accounted for differ the bet is lost, and [`Keep::lock`] goes first.
+    pub bet: Option<ByRange>,
     /// Writes. Columns: rows written, rows that must be accounted for, rows in conflict, bytes of before-images, a key in conflict.
     pub write: ByRange,
     /// What is done about a conflict.
@@ -41,6 +49,8 @@ pub struct Keep {
 pub struct Facts {
     /// `server_version_num`.
     pub version: i32,
+    /// Whether every row version has an age to look at: those seen through a partitioned table's parent need not.
+    pub has_versions: bool,
     /// Whether values may be so long that an array of a chunk's would not fit in memory.
     pub is_wide: bool,
 }
@@ -72,9 +82,12 @@ impl Builder<'_> {
             let write = ByRange::new(|has_after| {
                 self.write_and_save(images, facts, has_after, old, "both")
             });
-            return Keep { lock: None, write, conflicts: Conflicts::Skip, joins_in_bulk: false };
+            let conflicts = Conflicts::Skip;
+            return Keep { lock: None, bet: None, write, conflicts, joins_in_bulk: false };
         }
+        let bet = || ByRange::new(|has_after| self.bet(images, facts, has_after));
         Keep {
+            bet: facts.has_versions.then(bet),
             lock: Some(ByRange::new(|has_after| self.lock_and_save(images, facts, has_after))),
             write: ByRange::new(|has_after| {
                 self.write_and_save(images, facts, has_after, Old::Null, "new")
@@ -126,24 +139,65 @@ impl Builder<'_> {
         )
     }
 
-    /// Locks in key order, as every other careful writer does, so that two of them do not meet head-on.
-    fn lock_and_save(&self, images: &Images, facts: Facts, has_after: bool) -> String {
+    /// Key and old values of the rows to write, in key order.
+    fn rows_before(&self, has_after: bool) -> String {
         let name = &self.table.name;
         let mut values = self.numbered("k", |i| format!("{name}.{}", self.key.columns[i].name));
-        for (i, target) in self.targets.iter().enumerate() {
-            values.push(format!("{name}.{} AS old_{}", target.name, i + 1));
-        }
-        for (i, target) in self.targets.iter().enumerate() {
-            values.push(format!("NULL::{} AS new_{}", target.type_sql, i + 1));
-        }
-        // Not a CTE, which would be stored before it is packed.
-        let locked = format!(
-            "(\nSELECT {}{}\n WHERE {}\n   AND ({})\n ORDER BY {}\n   FOR NO KEY UPDATE OF {name}\n) AS backfill_locked",
+        let targets = || self.targets.iter().enumerate();
+        values.extend(targets().map(|(i, t)| format!("{name}.{} AS old_{}", t.name, i + 1)));
+        values.extend(targets().map(|(i, t)| format!("NULL::{} AS new_{}", t.type_sql, i + 1)));
+        format!(
+            "SELECT {}{}\n WHERE {}\n   AND ({})\n ORDER BY {}",
             values.join(", "),
             self.from_target().as_str(),
             self.key.range_sql(name, has_after, 1),
             self.needed().as_str(),
             self.key.order_sql(name, false),
+        )
+    }
+
+    /// Everything with a transaction id before the snapshot's oldest was over when the snapshot was taken. `age` counts back from a
+    /// number that stands still within a transaction, so the greater age is the older one.
+    fn bet(&self, images: &Images, facts: Facts, has_after: bool) -> String {
+        let name = &self.table.name;
+        let mut values = self.numbered("k", |i| format!("{name}.{}", self.key.columns[i].name));
+        let targets = || self.targets.iter().enumerate();
+        values.extend(targets().map(|(i, t)| format!("NULL::{} AS old_{}", t.type_sql, i + 1)));
+        values.extend(targets().map(|(i, t)| format!("{name}.{} AS new_{}", t.name, i + 1)));
+        let before = self.rows_before(has_after);
+        let saved = "(SELECT sum(rows) FROM backfill_saved)";
+        let (cte, source, accounted) = if self.looks_beyond_the_row() {
+            let keys = self.numbered_names("k").join(", ");
+            let both = format!(
+                "SELECT {keys} FROM backfill_written INTERSECT SELECT {keys} FROM backfill_before"
+            );
+            let cte = format!("backfill_before AS MATERIALIZED (\n{before}\n), ");
+            let least = format!("least({saved}, (SELECT count(*) FROM ({both}) AS both_sides))");
+            (cte, "backfill_before".to_owned(), least)
+        } else {
+            // Not a CTE, which would be stored before it is packed.
+            (String::new(), format!("(\n{before}\n) AS backfill_before"), saved.to_owned())
+        };
+        format!(
+            "WITH {cte}backfill_written AS (\n{}\n   AND pg_catalog.age({name}.xmin) > \
+             (SELECT pg_catalog.age(pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.xid))\n\
+             RETURNING {}\n), backfill_saved AS (\n{}\n), backfill_saved_new AS (\n{}\n)\n\
+             SELECT coalesce(sum(rows), 0)::int8, coalesce({accounted}, 0)::int8, 0::int8,\n       \
+             (coalesce(sum(bytes), 0) + coalesce((SELECT sum(bytes) FROM backfill_saved), 0))::int8, NULL::text[]\n  \
+             FROM backfill_saved_new",
+            self.update(has_after).as_str(),
+            values.join(", "),
+            self.save(images, facts, has_after, &source, "old"),
+            self.save(images, facts, has_after, "backfill_written", "new"),
+        )
+    }
+
+    /// Locks in key order, as every other careful writer does, so that two of them do not meet head-on.
+    fn lock_and_save(&self, images: &Images, facts: Facts, has_after: bool) -> String {
+        let locked = format!(
+            "(\n{}\n   FOR NO KEY UPDATE OF {}\n) AS backfill_locked",
+            self.rows_before(has_after),
+            self.table.name
         );
         let save = self.save(images, facts, has_after, &locked, "old");
         format!(

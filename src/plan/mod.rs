@@ -221,7 +221,8 @@ impl Plan {
         let mut columns = names.chain(self.written.iter().map(String::as_str));
         let is_wide = self.table.toast_bytes > 0
             && columns.any(|name| self.table.column(name).is_some_and(|column| column.is_long));
-        let facts = capture::Facts { version: self.server.version_num, is_wide };
+        let has_versions = self.table.kind == "r";
+        let facts = capture::Facts { version: self.server.version_num, has_versions, is_wide };
         (self.undo == UndoMode::Capture).then(|| self.builder().capture(images, facts))
     }
 

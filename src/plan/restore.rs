@@ -38,7 +38,7 @@ impl Builder<'_> {
             Conflicts::Force => self.restore_all(restore, has_after),
             _ => self.restore_unchanged(restore, has_after),
         });
-        Keep { lock: None, write, conflicts: restore.policy, joins_in_bulk: true }
+        Keep { lock: None, bet: None, write, conflicts: restore.policy, joins_in_bulk: true }
     }
 
     fn restore_unchanged(&self, restore: &Restore<'_>, has_after: bool) -> String {
