@@ -165,15 +165,18 @@ impl Builder<'_> {
         values.extend(targets().map(|(i, t)| format!("NULL::{} AS old_{}", t.type_sql, i + 1)));
         values.extend(targets().map(|(i, t)| format!("{name}.{} AS new_{}", t.name, i + 1)));
         let before = self.rows_before(has_after);
-        let saved = "(SELECT sum(rows) FROM backfill_saved)";
+        let saved = "(SELECT coalesce(sum(rows), 0) FROM backfill_saved)";
         let (cte, source, accounted) = if self.looks_beyond_the_row() {
             let keys = self.numbered_names("k").join(", ");
             let both = format!(
                 "SELECT {keys} FROM backfill_written INTERSECT SELECT {keys} FROM backfill_before"
             );
             let cte = format!("backfill_before AS MATERIALIZED (\n{before}\n), ");
-            let least = format!("least({saved}, (SELECT count(*) FROM ({both}) AS both_sides))");
-            (cte, "backfill_before".to_owned(), least)
+            // Minus one is no number of rows: the same count of other rows is a lost bet too.
+            let checked = format!(
+                "CASE WHEN {saved} = (SELECT count(*) FROM ({both}) AS both_sides) THEN {saved} ELSE -1 END"
+            );
+            (cte, "backfill_before".to_owned(), checked)
         } else {
             // Not a CTE, which would be stored before it is packed.
             (String::new(), format!("(\n{before}\n) AS backfill_before"), saved.to_owned())
@@ -182,7 +185,7 @@ impl Builder<'_> {
             "WITH {cte}backfill_written AS (\n{}\n   AND pg_catalog.age({name}.xmin) > \
              (SELECT pg_catalog.age(pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.xid))\n\
              RETURNING {}\n), backfill_saved AS (\n{}\n), backfill_saved_new AS (\n{}\n)\n\
-             SELECT coalesce(sum(rows), 0)::int8, coalesce({accounted}, 0)::int8, 0::int8,\n       \
+             SELECT coalesce(sum(rows), 0)::int8, ({accounted})::int8, 0::int8,\n       \
              (coalesce(sum(bytes), 0) + coalesce((SELECT sum(bytes) FROM backfill_saved), 0))::int8, NULL::text[]\n  \
              FROM backfill_saved_new",
             self.update(has_after).as_str(),
