@@ -102,18 +102,27 @@ pub(super) async fn list(ctx: &Context) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// `backfill log NAME`.
+/// Conflicts that `log` lists: enough to look at each, and more than a screen is a matter for SQL.
+const CONFLICTS_LISTED: i64 = 1_000;
+
+/// `backfill log NAME`: the audit trail of all runs, and the conflicts of the newest.
 pub(super) async fn log(ctx: &Context, name: &str) -> Result<Exit, Failure> {
     let client = ctx.connect().await?;
-    ctx.need_run(&client, name).await?;
+    let run = ctx.need_run(&client, name).await?;
     let lines = ctx.store.read_log(&client, name).await?;
+    let conflicts = ctx.store.conflicts(&client, run.run_id, CONFLICTS_LISTED).await?;
     if ctx.json {
-        print_json(&serde_json::json!({ "name": name, "log": lines }));
+        print_json(&serde_json::json!({ "name": name, "log": lines, "conflicts": conflicts }));
         return Ok(Exit::Done);
     }
     let mut table = plain_table(&["at", "run", "event", "detail", "who"]);
     for line in lines {
         table.add_row([line.at, line.run_id.to_string(), line.event, line.detail, line.who]);
+    }
+    for row in conflicts {
+        let (run, key) = (run.run_id.to_string(), row.key.join(", "));
+        let detail = format!("({key}) {}", row.in_words());
+        table.add_row([row.found_at, run, "conflict".to_owned(), detail, String::new()]);
     }
     print(&table.to_string());
     Ok(Exit::Done)

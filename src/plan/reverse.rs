@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::checks::{Refusal, server_refusal, table_refusals};
+use super::checks::{Refusal, choose_key, server_refusal, table_refusals};
 use super::resolve::{check_columns, find_table};
 use super::restore::Restore;
 use super::statement::Builder;
@@ -57,6 +57,8 @@ impl Plan {
             refusals.push(publication_refusal(&carried));
         }
         let key = taken.run.key.clone();
+        // Without its index every chunk would read the whole table.
+        refusals.extend(choose_key(&table, spec).err());
         let by_rules = spec.way_back();
         let spec = by_rules.as_ref().unwrap_or(spec);
         let written = check_columns(spec, &table)?;
@@ -108,6 +110,8 @@ impl Plan {
         if self.undo == UndoMode::Capture {
             let restore = Restore { images, conflicts, run_id: reverse_run, policy };
             self.sql.keep = Some(self.builder().restore(&restore));
+            // The before-images say what to write; the join source is not read any more and may be gone.
+            self.sql.ambiguous = None;
         }
     }
 }
