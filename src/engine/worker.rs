@@ -212,24 +212,21 @@ fn moved(counts: &str) -> Setback {
 
 fn in_conflict(key: &[String]) -> Setback {
     let key = key.join(", ");
-    Setback::Fault(Fault {
-        class: Class::Fatal,
-        sqlstate: None,
-        message: format!(
-            "the row with key ({key}) no longer holds what the backfill wrote, and conflicts stop this run; nothing of its chunk is \
-             given back. Look at the row, then resume with `--conflicts=skip` to leave such rows alone"
-        ),
-    })
+    fatal(format!(
+        "the row with key ({key}) no longer holds what the backfill wrote, and conflicts stop this run; nothing of its chunk is \
+         given back. Look at the row, then resume with `--conflicts=skip` to leave such rows alone"
+    ))
 }
 
 fn ambiguous_join(key: &[String]) -> Setback {
     let key = key.join(", ");
-    Setback::Fault(Fault {
-        class: Class::Fatal,
-        sqlstate: None,
-        message: format!(
-            "the row with key ({key}) matches several rows of the spec's `from`; which of them would write it is left \
-             to chance. Make the join unique and start again"
-        ),
-    })
+    fatal(format!(
+        "the row with key ({key}) matches several rows of the spec's `from`; which of them would write it is left \
+         to chance. Make the join unique and start again"
+    ))
+}
+
+/// What only a person can decide: the run stops.
+fn fatal(message: String) -> Setback {
+    Setback::Fault(Fault { class: Class::Fatal, sqlstate: None, message })
 }

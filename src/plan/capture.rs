@@ -112,17 +112,11 @@ impl Builder<'_> {
             }
             Old::Null => ("", name.to_string()),
         };
-        let mut values = self.numbered("k", |i| format!("{new_row}.{}", self.key.columns[i].name));
-        for (i, target) in self.targets.iter().enumerate() {
-            let old = match old {
-                Old::Returned => format!("backfill_old.{}", target.name),
-                Old::Null => format!("NULL::{}", target.type_sql),
-            };
-            values.push(format!("{old} AS old_{}", i + 1));
-        }
-        for (i, target) in self.targets.iter().enumerate() {
-            values.push(format!("{new_row}.{} AS new_{}", target.name, i + 1));
-        }
+        let old = match old {
+            Old::Returned => Some("backfill_old"),
+            Old::Null => None,
+        };
+        let values = self.image_values(&new_row, old, Some(&new_row));
         let update = self.update(has_after);
         let save = self.save(images, facts, has_after, "backfill_written", side);
         let accounted = if side == "new" && self.looks_beyond_the_row() {
@@ -135,20 +129,31 @@ impl Builder<'_> {
              SELECT coalesce(sum(rows), 0)::int8, {accounted}, 0::int8, coalesce(sum(bytes), 0)::int8, NULL::text[]\n  \
              FROM backfill_saved",
             update.as_str(),
-            values.join(", "),
+            values,
         )
+    }
+
+    /// The fields of a before-image: the key from `row`, old and new values from the rows named, NULL where none is.
+    fn image_values(&self, row: &str, old: Option<&str>, new: Option<&str>) -> String {
+        let mut values = self.numbered("k", |i| format!("{row}.{}", self.key.columns[i].name));
+        for (side, from) in [("old", old), ("new", new)] {
+            values.extend(self.targets.iter().enumerate().map(|(i, target)| {
+                let value = match from {
+                    Some(from) => format!("{from}.{}", target.name),
+                    None => format!("NULL::{}", target.type_sql),
+                };
+                format!("{value} AS {side}_{}", i + 1)
+            }));
+        }
+        values.join(", ")
     }
 
     /// Key and old values of the rows to write, in key order.
     fn rows_before(&self, has_after: bool) -> String {
         let name = &self.table.name;
-        let mut values = self.numbered("k", |i| format!("{name}.{}", self.key.columns[i].name));
-        let targets = || self.targets.iter().enumerate();
-        values.extend(targets().map(|(i, t)| format!("{name}.{} AS old_{}", t.name, i + 1)));
-        values.extend(targets().map(|(i, t)| format!("NULL::{} AS new_{}", t.type_sql, i + 1)));
         format!(
             "SELECT {}{}\n WHERE {}\n   AND ({})\n ORDER BY {}",
-            values.join(", "),
+            self.image_values(&name.to_string(), Some(&name.to_string()), None),
             self.from_target().as_str(),
             self.key.range_sql(name, has_after, 1),
             self.needed().as_str(),
@@ -160,10 +165,6 @@ impl Builder<'_> {
     /// number that stands still within a transaction, so the greater age is the older one.
     fn bet(&self, images: &Images, facts: Facts, has_after: bool) -> String {
         let name = &self.table.name;
-        let mut values = self.numbered("k", |i| format!("{name}.{}", self.key.columns[i].name));
-        let targets = || self.targets.iter().enumerate();
-        values.extend(targets().map(|(i, t)| format!("NULL::{} AS old_{}", t.type_sql, i + 1)));
-        values.extend(targets().map(|(i, t)| format!("{name}.{} AS new_{}", t.name, i + 1)));
         let before = self.rows_before(has_after);
         let saved = "(SELECT coalesce(sum(rows), 0) FROM backfill_saved)";
         let (cte, source, accounted) = if self.looks_beyond_the_row() {
@@ -189,7 +190,7 @@ impl Builder<'_> {
              (coalesce(sum(bytes), 0) + coalesce((SELECT sum(bytes) FROM backfill_saved), 0))::int8, NULL::text[]\n  \
              FROM backfill_saved_new",
             self.update(has_after).as_str(),
-            values.join(", "),
+            self.image_values(&name.to_string(), None, Some(&name.to_string())),
             self.save(images, facts, has_after, &source, "old"),
             self.save(images, facts, has_after, "backfill_written", "new"),
         )

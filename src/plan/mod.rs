@@ -106,6 +106,16 @@ pub struct Accepted {
     pub subscribers_prepared: bool,
 }
 
+/// The server's facts, or why it cannot be worked on.
+async fn usable_server(client: &Client) -> Result<Server, PlanError> {
+    let lookup = |error| PlanError::Statement("look up the server", error);
+    let server = surroundings::server(client).await.map_err(lookup)?;
+    match server_refusal(&server) {
+        Some(refusal) => Err(PlanError::Refused(vec![refusal])),
+        None => Ok(server),
+    }
+}
+
 impl Plan {
     /// Makes the plan of a spec on the live database. `state_schema` is where the state tables live or will live.
     pub async fn make(
@@ -115,10 +125,7 @@ impl Plan {
         accepted: Accepted,
     ) -> Result<Plan, PlanError> {
         let lookup = |error| PlanError::Statement("look up the server", error);
-        let server = surroundings::server(client).await.map_err(lookup)?;
-        if let Some(refusal) = server_refusal(&server) {
-            return Err(PlanError::Refused(vec![refusal]));
-        }
+        let server = usable_server(client).await?;
         let session = Session::read(client).await.map_err(lookup)?;
         let table = find_table(client, spec).await?;
         let written = check_columns(spec, &table)?;

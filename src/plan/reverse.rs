@@ -3,13 +3,14 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::checks::{Refusal, choose_key, server_refusal, table_refusals};
+use super::checks::{Refusal, choose_key, table_refusals};
 use super::resolve::{check_columns, find_table};
 use super::restore::Restore;
 use super::statement::Builder;
 use super::table::{Column, Table};
 use super::{
     Accepted, Plan, PlanError, identity_refusal, publication_refusal, surroundings, targets,
+    usable_server,
 };
 use crate::db::Session;
 use crate::spec::Spec;
@@ -38,10 +39,7 @@ impl Plan {
         accepted: Accepted,
     ) -> Result<Plan, PlanError> {
         let lookup = |error| PlanError::Statement("look up the server", error);
-        let server = surroundings::server(client).await.map_err(lookup)?;
-        if let Some(refusal) = server_refusal(&server) {
-            return Err(PlanError::Refused(vec![refusal]));
-        }
+        let server = usable_server(client).await?;
         let table = find_table(client, spec).await?;
         let gone = missing(&table, taken.run);
         if !gone.is_empty() {
