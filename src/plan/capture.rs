@@ -15,7 +15,7 @@
 
 use super::statement::{Builder, ByRange};
 use crate::spec::Verb;
-use crate::state::{Field, Images};
+use crate::state::{Field, Images, Side};
 use crate::undo::Conflicts;
 
 /// Bytes of values, as stored, that one array of before-images may hold when values can be long. Bounds what the server builds in memory
@@ -55,13 +55,20 @@ pub struct Facts {
     pub is_wide: bool,
 }
 
+/// Where before-images go and in which form.
+pub struct Saving<'a> {
+    /// Their table.
+    pub images: &'a Images,
+    /// Their fields, as [`Builder::image_fields`] gives them.
+    pub fields: &'a [Field],
+    /// Facts that decide the form.
+    pub facts: Facts,
+}
+
 impl Builder<'_> {
-    /// The fields of a before-image; `types` gives type and collation of a column.
-    pub fn image_fields(&self, types: impl Fn(&str) -> (String, Option<String>)) -> Vec<Field> {
-        let field = |name: String, column: &str| {
-            let (type_sql, collation) = types(column);
-            Field { name, type_sql, collation }
-        };
+    /// The fields of a before-image; `column` says of a column what its field must be.
+    pub fn image_fields(&self, column: impl Fn(&str) -> Field) -> Vec<Field> {
+        let field = |name: String, of: &str| Field { name, ..column(of) };
         let keys = self.key.columns.iter().enumerate();
         let mut fields: Vec<Field> =
             keys.map(|(i, column)| field(format!("k{}", i + 1), column.name.as_str())).collect();
@@ -75,52 +82,43 @@ impl Builder<'_> {
     }
 
     /// The statements that write a chunk and keep its before-images.
-    pub fn capture(&self, images: &Images, facts: Facts) -> Keep {
+    pub fn capture(&self, saving: &Saving<'_>) -> Keep {
         let is_fill = matches!(self.spec.columns().as_slice(), [(_, Verb::Fill)]);
+        let facts = saving.facts;
         if is_fill || facts.version >= RETURNING_OLD_MIN {
-            let old = if is_fill { Old::Null } else { Old::Returned };
-            let write = ByRange::new(|has_after| {
-                self.write_and_save(images, facts, has_after, old, "both")
-            });
+            let (old, side) =
+                if is_fill { (Old::Null, Side::Filled) } else { (Old::Returned, Side::Both) };
+            let write = ByRange::new(|has_after| self.write_and_save(saving, has_after, old, side));
             let conflicts = Conflicts::Skip;
             return Keep { lock: None, bet: None, write, conflicts, joins_in_bulk: false };
         }
-        let bet = || ByRange::new(|has_after| self.bet(images, facts, has_after));
+        let bet = || ByRange::new(|has_after| self.bet(saving, has_after));
         Keep {
             bet: facts.has_versions.then(bet),
-            lock: Some(ByRange::new(|has_after| self.lock_and_save(images, facts, has_after))),
+            lock: Some(ByRange::new(|has_after| self.lock_and_save(saving, has_after))),
             write: ByRange::new(|has_after| {
-                self.write_and_save(images, facts, has_after, Old::Null, "new")
+                self.write_and_save(saving, has_after, Old::Null, Side::New)
             }),
             conflicts: Conflicts::Skip,
             joins_in_bulk: false,
         }
     }
 
-    fn write_and_save(
-        &self,
-        images: &Images,
-        facts: Facts,
-        has_after: bool,
-        old: Old,
-        side: &str,
-    ) -> String {
+    fn write_and_save(&self, saving: &Saving<'_>, has_after: bool, old: Old, side: Side) -> String {
         let name = &self.table.name;
-        let (with, new_row) = match old {
-            Old::Returned => {
-                ("WITH (OLD AS backfill_old, NEW AS backfill_new) ", "backfill_new".to_owned())
-            }
-            Old::Null => ("", name.to_string()),
-        };
-        let old = match old {
-            Old::Returned => Some("backfill_old"),
-            Old::Null => None,
+        let (with, new_row, old) = match old {
+            Old::Returned => (
+                "WITH (OLD AS backfill_old, NEW AS backfill_new) ",
+                "backfill_new".to_owned(),
+                Some("backfill_old"),
+            ),
+            Old::Null => ("", name.to_string(), None),
         };
         let values = self.image_values(&new_row, old, Some(&new_row));
         let update = self.update(has_after);
-        let save = self.save(images, facts, has_after, "backfill_written", side);
-        let accounted = if side == "new" && self.looks_beyond_the_row() {
-            self.matched(images, has_after)
+        let save = self.save(saving, has_after, "backfill_written", side);
+        let accounted = if side == Side::New && self.looks_beyond_the_row() {
+            self.matched(saving, has_after)
         } else {
             "coalesce(sum(packed), 0)::int8".to_owned()
         };
@@ -133,17 +131,15 @@ impl Builder<'_> {
         )
     }
 
-    /// The fields of a before-image: the key from `row`, old and new values from the rows named, NULL where none is.
+    /// Fields of a before-image: the key from `row`, old and new values from the rows named, none where no row is.
     fn image_values(&self, row: &str, old: Option<&str>, new: Option<&str>) -> String {
         let mut values = self.numbered("k", |i| format!("{row}.{}", self.key.columns[i].name));
         for (side, from) in [("old", old), ("new", new)] {
-            values.extend(self.targets.iter().enumerate().map(|(i, target)| {
-                let value = match from {
-                    Some(from) => format!("{from}.{}", target.name),
-                    None => format!("NULL::{}", target.type_sql),
-                };
-                format!("{value} AS {side}_{}", i + 1)
-            }));
+            let Some(from) = from else { continue };
+            let targets = self.targets.iter().enumerate();
+            values.extend(
+                targets.map(|(i, target)| format!("{from}.{} AS {side}_{}", target.name, i + 1)),
+            );
         }
         values.join(", ")
     }
@@ -163,7 +159,7 @@ impl Builder<'_> {
 
     /// Everything with a transaction id before the snapshot's oldest was over when the snapshot was taken. `age` counts back from a
     /// number that stands still within a transaction, so the greater age is the older one.
-    fn bet(&self, images: &Images, facts: Facts, has_after: bool) -> String {
+    fn bet(&self, saving: &Saving<'_>, has_after: bool) -> String {
         let name = &self.table.name;
         let before = self.rows_before(has_after);
         let saved = "(SELECT coalesce(sum(rows), 0) FROM backfill_saved)";
@@ -182,85 +178,94 @@ impl Builder<'_> {
             // Not a CTE, which would be stored before it is packed.
             (String::new(), format!("(\n{before}\n) AS backfill_before"), saved.to_owned())
         };
+        // Asking for what is saved makes the saving come first. Afterwards each row would be found twice in the index, and be
+        // looked at against a change of this very transaction.
         format!(
-            "WITH {cte}backfill_written AS (\n{}\n   AND pg_catalog.age({name}.xmin) > \
-             (SELECT pg_catalog.age(pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.xid))\n\
-             RETURNING {}\n), backfill_saved AS (\n{}\n), backfill_saved_new AS (\n{}\n)\n\
+            "WITH {cte}backfill_saved AS (\n{}\n), backfill_written AS (\n{}\n   AND pg_catalog.age({name}.xmin) > \
+             (SELECT pg_catalog.age(pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.xid))\n   \
+             AND {saved} > 0\nRETURNING {}\n), backfill_saved_new AS (\n{}\n)\n\
              SELECT coalesce(sum(rows), 0)::int8, ({accounted})::int8, 0::int8,\n       \
              (coalesce(sum(bytes), 0) + coalesce((SELECT sum(bytes) FROM backfill_saved), 0))::int8, NULL::text[]\n  \
              FROM backfill_saved_new",
+            self.save(saving, has_after, &source, Side::Old),
             self.update(has_after).as_str(),
             self.image_values(&name.to_string(), None, Some(&name.to_string())),
-            self.save(images, facts, has_after, &source, "old"),
-            self.save(images, facts, has_after, "backfill_written", "new"),
+            self.save(saving, has_after, "backfill_written", Side::New),
         )
     }
 
     /// Locks in key order, as every other careful writer does, so that two of them do not meet head-on.
-    fn lock_and_save(&self, images: &Images, facts: Facts, has_after: bool) -> String {
+    fn lock_and_save(&self, saving: &Saving<'_>, has_after: bool) -> String {
         let locked = format!(
             "(\n{}\n   FOR NO KEY UPDATE OF {}\n) AS backfill_locked",
             self.rows_before(has_after),
             self.table.name
         );
-        let save = self.save(images, facts, has_after, &locked, "old");
+        let save = self.save(saving, has_after, &locked, Side::Old);
         format!(
             "WITH backfill_saved AS (\n{save}\n)\n\
              SELECT coalesce(sum(rows), 0)::int8, coalesce(sum(packed), 0)::int8 FROM backfill_saved"
         )
     }
 
-    /// Packs rows, of a CTE or a subquery, into the table of before-images.
-    fn save(
-        &self,
-        images: &Images,
-        facts: Facts,
-        has_after: bool,
-        rows: &str,
-        side: &str,
-    ) -> String {
-        let fields = self.field_names().join(", ");
-        let (table, row_type) = (&images.table, &images.row_type);
+    /// Packs rows, of a CTE or a subquery, into the table of before-images: an array for each field. Not one array of composites,
+    /// which costs three times as much to build.
+    fn save(&self, saving: &Saving<'_>, has_after: bool, rows: &str, side: Side) -> String {
+        let table = &saving.images.table;
         let seq = self.seq_param(has_after);
-        let packed = format!("ROW({fields})::{row_type}");
+        let fields: Vec<&Field> = saving.fields.iter().filter(|f| side.holds(&f.name)).collect();
+        let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+        let list = names.join(", ");
         // Which columns had a NULL: a reverse run asks this before it writes anything.
-        let olds = (1..=self.targets.len()).map(|i| format!("bool_or(old_{i} IS NULL)"));
+        let nulls = (1..=self.targets.len()).map(|i| match side {
+            Side::Filled => "true".to_owned(),
+            _ => format!("count(old_{i}) < count(*)"),
+        });
         let nulls = match side {
-            "new" => "'{}'".to_owned(),
-            _ => format!("ARRAY[{}]", olds.collect::<Vec<_>>().join(", ")),
+            Side::New => "'{}'".to_owned(),
+            _ => format!("ARRAY[{}]", nulls.collect::<Vec<_>>().join(", ")),
         };
-        let returning = "RETURNING rows, pg_catalog.cardinality(images) AS packed, pg_catalog.pg_column_size(images) AS bytes";
-        if !facts.is_wide {
+        let sizes = |names: &[&str]| {
+            let size = |name: &&str| format!("coalesce(pg_catalog.pg_column_size({name}), 0)");
+            names.iter().map(size).collect::<Vec<_>>().join(" + ")
+        };
+        let arrays = |order: &str| {
+            let array = |field: &&Field| {
+                format!("array_agg({}{order})", saving.images.boxed(field, &field.name))
+            };
+            fields.iter().map(array).collect::<Vec<_>>().join(", ")
+        };
+        let returning = format!(
+            "RETURNING rows, pg_catalog.cardinality(k1) AS packed, {} AS bytes",
+            sizes(&names)
+        );
+        let stored = side.stored();
+        let insert = format!("INSERT INTO {table} (seq, part, side, rows, old_nulls, {list})");
+        if !saving.facts.is_wide {
             return format!(
-                "INSERT INTO {table} (seq, part, side, rows, old_nulls, images)\n\
-                 SELECT ${seq}, 0, '{side}', count(*), {nulls}, array_agg({packed})\n  FROM {rows}\nHAVING count(*) > 0\n{returning}"
+                "{insert}\nSELECT ${seq}, 0, '{stored}', count(*), {nulls}, {}\n  FROM {rows}\nHAVING count(*) > 0\n{returning}",
+                arrays("")
             );
         }
-        let sizes: Vec<String> = self.field_names()[self.key.columns.len()..]
-            .iter()
-            .map(|field| format!("coalesce(pg_catalog.pg_column_size({field}), 0)"))
-            .collect();
         let keys = self.numbered_names("k").join(", ");
         // An ordered aggregate is never hashed, so one part at a time is in memory.
         format!(
-            "INSERT INTO {table} (seq, part, side, rows, old_nulls, images)\n\
-             SELECT ${seq}, part, '{side}', count(*), {nulls}, array_agg({packed} ORDER BY {keys})\n  \
+            "{insert}\nSELECT ${seq}, part, '{stored}', count(*), {nulls}, {}\n  \
              FROM (SELECT *, (sum({}) OVER (ROWS UNBOUNDED PRECEDING) / {PART_BYTES})::int4 AS part FROM {rows}) AS parts\n \
              GROUP BY part\n{returning}",
-            sizes.join(" + ")
+            arrays(&format!(" ORDER BY {keys}")),
+            sizes(&names[self.key.columns.len()..]),
         )
     }
 
     /// Rows written whose keys were locked and saved before. By set operation, because the planner thinks an array short and would
     /// join by nested loops.
-    fn matched(&self, images: &Images, has_after: bool) -> String {
+    fn matched(&self, saving: &Saving<'_>, has_after: bool) -> String {
         let keys = self.numbered_names("k").join(", ");
-        let saved = self.numbered_names("saved.k").join(", ");
+        let fields = saving.fields.iter().filter(|field| field.name.starts_with('k'));
+        let saved = saving.images.unpacked(fields, Side::Old, self.seq_param(has_after), "saved");
         format!(
-            "(SELECT count(*) FROM (\nSELECT {keys} FROM backfill_written\nINTERSECT\nSELECT {saved} FROM {} AS packed, \
-             unnest(packed.images) AS saved WHERE packed.seq = ${} AND packed.side = 'old') AS both_sides)",
-            images.table,
-            self.seq_param(has_after),
+            "(SELECT count(*) FROM (\nSELECT {keys} FROM backfill_written\nINTERSECT\nSELECT {keys} FROM {saved}) AS both_sides)"
         )
     }
 
@@ -278,14 +283,6 @@ impl Builder<'_> {
         self.key.range_params(has_after) + 1
     }
 
-    pub(super) fn field_names(&self) -> Vec<String> {
-        let mut names = self.numbered_names("k");
-        for side in ["old", "new"] {
-            names.extend((1..=self.targets.len()).map(|i| format!("{side}_{i}")));
-        }
-        names
-    }
-
     pub(super) fn numbered_names(&self, prefix: &str) -> Vec<String> {
         (1..=self.key.columns.len()).map(|i| format!("{prefix}{i}")).collect()
     }
@@ -298,7 +295,7 @@ impl Builder<'_> {
 /// Where a statement has the old values from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Old {
-    /// They are NULL here: demanded by the statement, or saved before.
+    /// Not needed here: demanded to be NULL by the statement, or saved before.
     Null,
     /// The server returns them.
     Returned,

@@ -205,10 +205,7 @@ impl Plan {
 
     /// The fields of a before-image.
     pub fn image_fields(&self) -> Vec<Field> {
-        self.builder().image_fields(|column| {
-            let column = self.table.column(column);
-            column.map(|c| (c.type_name.clone(), c.collation.clone())).unwrap_or_default()
-        })
+        image_fields(&self.builder(), &self.table)
     }
 
     /// With the statements that keep before-images in `images`, where the spec wants them kept.
@@ -230,7 +227,9 @@ impl Plan {
             && columns.any(|name| self.table.column(name).is_some_and(|column| column.is_long));
         let has_versions = self.table.kind == "r";
         let facts = capture::Facts { version: self.server.version_num, has_versions, is_wide };
-        (self.undo == UndoMode::Capture).then(|| self.builder().capture(images, facts))
+        let fields = self.image_fields();
+        let saving = capture::Saving { images, fields: &fields, facts };
+        (self.undo == UndoMode::Capture).then(|| self.builder().capture(&saving))
     }
 
     /// Fills in what stands around the table, and refuses what it forbids.
@@ -314,6 +313,19 @@ impl Plan {
         self.warnings = warnings;
         Ok(())
     }
+}
+
+/// The fields of a before-image of a table's rows.
+fn image_fields(builder: &Builder<'_>, table: &Table) -> Vec<Field> {
+    builder.image_fields(|column| {
+        let field = |column: &table::Column| Field {
+            name: String::new(),
+            type_sql: column.type_name.clone(),
+            collation: column.collation.clone(),
+            is_boxed: column.is_no_element,
+        };
+        table.column(column).map(field).unwrap_or_default()
+    })
 }
 
 fn capture_refusal(publications: &[String]) -> Refusal {

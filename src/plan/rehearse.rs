@@ -10,7 +10,7 @@ use super::{Plan, PlanError, Refusal};
 use crate::db::error;
 use crate::db::session::Bounds;
 use crate::key::{Bound, KeyRange};
-use crate::state::Store;
+use crate::state::{Field, Store};
 
 /// Key entries of the rehearsed chunk: enough to average over a page or two of anything, few enough that the row locks of the
 /// rehearsal last milliseconds.
@@ -188,10 +188,11 @@ async fn rehearse_images(
         for sql in keep.lock.iter().chain([&keep.write]) {
             client.query_typed(sql.get(false), &bind).await?;
         }
-        let sql = format!(
-            "select coalesce(sum(pg_catalog.pg_column_size(images)), 0)::int8 from {}",
-            images.table
-        );
+        let fields = plan.image_fields();
+        let size =
+            |field: &Field| format!("coalesce(pg_catalog.pg_column_size({}), 0)", field.name);
+        let sizes = fields.iter().map(size).collect::<Vec<_>>().join(" + ");
+        let sql = format!("select coalesce(sum({sizes}), 0)::int8 from {}", images.table);
         client.query_typed(&sql, &[]).await
     };
     let weighed = weighed.await;

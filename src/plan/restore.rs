@@ -8,13 +8,15 @@ use super::capture::Keep;
 use super::statement::{Builder, ByRange};
 use crate::key::{Key, KeyColumn};
 use crate::sql::{Ident, QualifiedName};
-use crate::state::Images;
+use crate::state::{Field, Images, Side};
 use crate::undo::Conflicts;
 
 /// Where a reverse run reads and notes.
 pub struct Restore<'a> {
     /// The before-images.
     pub images: &'a Images,
+    /// Their fields.
+    pub fields: &'a [Field],
     /// Where conflicts are noted.
     pub conflicts: &'a QualifiedName,
     /// The reverse run.
@@ -25,7 +27,6 @@ pub struct Restore<'a> {
 
 // The target has a name of its own here, so that a table of the application may be called as it likes.
 const TARGET: &str = "backfill_target";
-const PACKED: &str = "backfill_packed";
 const IMAGE: &str = "backfill_image";
 const HELD: &str = "backfill_held";
 const RESTORED: &str = "backfill_restored";
@@ -49,9 +50,12 @@ impl Builder<'_> {
         );
         let unchanged = format!("\n   AND {}", self.holds(IMAGE, "new"));
         let update = self.give_back(IMAGE, &unchanged, has_after);
+        // Mostly every row is given back, and then there is no need to look for those that are not.
+        let is_short =
+            format!("(SELECT count(*) FROM {RESTORED}) < (SELECT count(*) FROM {IMAGE})");
         let noted = format!(
             "SELECT {}, CASE WHEN {gone} THEN 'deleted' ELSE 'changed' END AS kind FROM {IMAGE}\n         \
-             WHERE NOT EXISTS (SELECT FROM {RESTORED} WHERE {})\n         UNION ALL\n        \
+             WHERE {is_short} AND NOT EXISTS (SELECT FROM {RESTORED} WHERE {})\n         UNION ALL\n        \
              SELECT {}, 'altered' FROM {RESTORED} WHERE NOT is_exact",
             self.keys_of(IMAGE),
             self.same_key(RESTORED, IMAGE),
@@ -110,7 +114,7 @@ impl Builder<'_> {
         update: &str,
         noted: &str,
     ) -> String {
-        let image = self.image(restore.images, has_after);
+        let image = self.image(restore, has_after);
         let key: Vec<String> =
             self.numbered_names("k").iter().map(|k| format!("{k}::text")).collect();
         let seq = self.seq_param(has_after);
@@ -129,31 +133,26 @@ impl Builder<'_> {
     }
 
     /// The before-images of the source chunk, as far as they lie in the range: a halved chunk gives back its half.
-    fn image(&self, images: &Images, has_after: bool) -> String {
+    fn image(&self, restore: &Restore<'_>, has_after: bool) -> String {
         let columns = self.key.columns.iter().zip(self.numbered_names("k"));
-        let packed = Key {
+        let key = Key {
             columns: columns
                 .map(|(column, k)| KeyColumn { name: Ident::new(k), ..column.clone() })
                 .collect(),
         };
-        let range = packed.range_sql(&Ident::new(PACKED), has_after, 1);
-        let list = |alias: &str, prefix: &str, width: usize| {
-            (1..=width).map(|i| format!("{alias}.{prefix}{i}")).collect::<Vec<_>>().join(", ")
+        let seq = self.seq_param(has_after) + 1;
+        let unpacked = |side: Side, alias: &str| {
+            let fields = restore.fields.iter().filter(|field| side.holds(&field.name));
+            let rows = restore.images.unpacked(fields, side, seq, alias);
+            format!("{rows}\n WHERE {}", key.range_sql(&Ident::new(alias), has_after, 1))
         };
-        let width = self.targets.len();
+        let keys = self.numbered_names("k").join(", ");
         format!(
-            "{PACKED} AS MATERIALIZED (\nSELECT chunk.side, {PACKED}.*\n  FROM {} AS chunk, unnest(chunk.images) AS {PACKED}\n \
-             WHERE chunk.seq = ${} AND {range}\n), {IMAGE} AS MATERIALIZED (\nSELECT {} FROM {PACKED} WHERE side = 'both'\n \
-             UNION ALL\nSELECT {}, {}, {}\n  FROM {PACKED} AS o JOIN {PACKED} AS n ON {}\n WHERE o.side = 'old' AND n.side = 'new'\n \
-             ORDER BY {}\n)",
-            images.table,
-            self.seq_param(has_after) + 1,
-            self.field_names().join(", "),
-            list("o", "k", self.key.columns.len()),
-            list("o", "old_", width),
-            list("n", "new_", width),
-            self.same_key("o", "n"),
-            self.numbered_names("k").join(", "),
+            "{IMAGE} AS MATERIALIZED (\nSELECT * FROM {}\n UNION ALL\n\
+             SELECT * FROM (SELECT * FROM {}) AS o\n  JOIN (SELECT * FROM {}) AS n USING ({keys})\n ORDER BY {keys}\n)",
+            unpacked(Side::Both, "both_sides"),
+            unpacked(Side::Old, "old_side"),
+            unpacked(Side::New, "new_side"),
         )
     }
 

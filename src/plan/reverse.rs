@@ -15,7 +15,7 @@ use super::{
 use crate::db::Session;
 use crate::spec::Spec;
 use crate::sql::{Ident, QualifiedName};
-use crate::state::{FieldType, Images, Run};
+use crate::state::{Field, FieldType, Images, Run};
 use crate::undo::{Conflicts, UndoMode};
 
 /// What a reverse run needs to know of the run that it takes back.
@@ -106,7 +106,9 @@ impl Plan {
         policy: Conflicts,
     ) {
         if self.undo == UndoMode::Capture {
-            let restore = Restore { images, conflicts, run_id: reverse_run, policy };
+            let fields = self.image_fields();
+            let restore =
+                Restore { images, fields: &fields, conflicts, run_id: reverse_run, policy };
             self.sql.keep = Some(self.builder().restore(&restore));
             // The before-images say what to write; the join source is not read any more and may be gone.
             self.sql.ambiguous = None;
@@ -159,7 +161,7 @@ async fn unreadable(
 
 /// Columns whose type is not the one that their before-images were kept in.
 fn retyped(table: &Table, taken: &Taken<'_>, builder: &Builder<'_>) -> Vec<Refusal> {
-    let mut fields = builder.image_fields(|_| Default::default()).into_iter();
+    let mut fields = builder.image_fields(|_| Field::default()).into_iter();
     let names = taken.run.key.columns.iter().map(|c| c.name.as_str());
     let columns = taken.run.undo.columns.iter().map(String::as_str);
     let mut refusals: Vec<Refusal> = Vec::new();

@@ -57,6 +57,8 @@ pub struct Column {
     pub is_generated: bool,
     /// Whether its values can be long: of variable length, and stored out of line when they are.
     pub is_long: bool,
+    /// Whether its type cannot be an element of an array: arrays cannot, they would become dimensions.
+    pub is_no_element: bool,
     /// Its collation as SQL, when it has one.
     pub collation: Option<String>,
     /// Whether it must not be NULL.
@@ -136,7 +138,7 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
                       (select pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(c.collname)
                          from pg_catalog.pg_collation c join pg_catalog.pg_namespace cn on cn.oid = c.collnamespace
                         where c.oid = a.attcollation),
-                      a.attnotnull, a.atttypid, a.atttypmod
+                      a.attnotnull, a.atttypid, a.atttypmod, t.typcategory = 'A' or t.typarray = 0
                  from pg_catalog.pg_attribute a
                  join pg_catalog.pg_type t on t.oid = a.atttypid
                  join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
@@ -157,6 +159,7 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
         is_not_null: row.get(9),
         type_oid: row.get(10),
         modifier: row.get(11),
+        is_no_element: row.get(12),
     };
     Ok(rows.iter().map(column).collect())
 }

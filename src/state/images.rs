@@ -1,8 +1,9 @@
-//! The before-images of a run: a table of its own with a row type of its own, so that every value keeps its exact type.
+//! The before-images of a run: a table of its own, in which every value keeps its exact type.
 //!
-//! One row holds the before-images of one chunk as an array of that type, compressed by the server; a wide chunk has several. A row of
-//! the array has the key as `k1…`, the old values as `old_1…` and the new ones as `new_1…`. Where the server cannot tell old and new in one
-//! statement, a chunk has an array with the old values and one with the new, to be joined by the key.
+//! One row holds the before-images of one chunk, an array for each field, compressed by the server; a wide chunk has several. The fields are
+//! the key, `k1…`, the old values, `old_1…`, and the new ones, `new_1…`. Where the server cannot tell old and new in one statement, a
+//! chunk has a row with the old values and one with the new, to be joined by the key. What cannot be an element of an array, such as an
+//! array, is put into a composite type of one field first.
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
@@ -17,12 +18,10 @@ pub struct Images {
     pub run_id: i64,
     /// The table.
     pub table: QualifiedName,
-    /// The type of one before-image.
-    pub row_type: QualifiedName,
 }
 
-/// A field of the row type.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A field of a before-image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Field {
     /// `k1`, `old_1`, `new_1`, ….
     pub name: String,
@@ -30,6 +29,41 @@ pub struct Field {
     pub type_sql: String,
     /// Its collation, when it has one.
     pub collation: Option<String>,
+    /// Whether the type cannot be an element of an array.
+    pub is_boxed: bool,
+}
+
+/// What of the before-images one row of the table holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// New values; the old ones are all NULL.
+    Filled,
+    /// Old and new values.
+    Both,
+    /// Old values.
+    Old,
+    /// New values.
+    New,
+}
+
+impl Side {
+    /// The word in the table.
+    pub fn stored(self) -> &'static str {
+        match self {
+            Side::Filled | Side::Both => "both",
+            Side::Old => "old",
+            Side::New => "new",
+        }
+    }
+
+    /// Whether a field is given.
+    pub fn holds(self, field: &str) -> bool {
+        match self {
+            Side::Both => true,
+            Side::Filled | Side::New => !field.starts_with("old_"),
+            Side::Old => !field.starts_with("new_"),
+        }
+    }
 }
 
 /// A field as the catalog has it, to be compared with the column it came from.
@@ -67,48 +101,90 @@ impl Conflict {
 }
 
 impl Images {
-    /// The statements that create table and type; private to this role. `lz4` where the server was built with it.
+    /// The statements that create table and types; private to this role. `lz4` where the server was built with it.
     pub fn ddl(&self, fields: &[Field], comment: &str, lz4: bool) -> String {
-        let (table, row_type) = (&self.table, &self.row_type);
-        let field = |field: &Field| {
-            let collation = field.collation.as_ref().map(|c| format!(" collate {c}"));
-            format!(
-                "{} {}{}",
-                Ident::new(&field.name),
-                field.type_sql,
-                collation.unwrap_or_default()
-            )
-        };
-        let fields = fields.iter().map(field).collect::<Vec<_>>().join(", ");
+        let table = &self.table;
+        let mut types = String::new();
+        let mut columns = String::new();
+        let mut compression = String::new();
+        for field in fields {
+            let name = Ident::new(&field.name);
+            let collation =
+                field.collation.as_ref().map(|c| format!(" collate {c}")).unwrap_or_default();
+            if field.is_boxed {
+                let held = self.box_type(field);
+                types.push_str(&format!(
+                    "create type {held} as (v {}{collation});\nrevoke usage on type {held} from public;\n",
+                    field.type_sql
+                ));
+                columns.push_str(&format!(", {name} {held}[]"));
+            } else {
+                columns.push_str(&format!(", {name} {}[]{collation}", field.type_sql));
+            }
+            if lz4 {
+                compression.push_str(&format!(
+                    "alter table {table} alter column {name} set compression lz4;\n"
+                ));
+            }
+        }
         let comment = comment.replace('\'', "''");
-        let compression = if lz4 {
-            format!("alter table {table} alter column images set compression lz4;\n")
-        } else {
-            String::new()
-        };
         format!(
-            "create type {row_type} as ({fields});\n\
-             create table {table} (seq bigint not null, part integer not null, side text not null, \
-             rows integer not null, old_nulls boolean[] not null, images {row_type}[] not null, primary key (seq, side, part));\n\
-             {compression}revoke all on table {table} from public;\nrevoke usage on type {row_type} from public;\n\
-             comment on table {table} is '{comment}';\n"
+            "{types}create table {table} (seq bigint not null, part integer not null, side text not null, \
+             rows integer not null, old_nulls boolean[] not null{columns}, primary key (seq, side, part));\n\
+             {compression}revoke all on table {table} from public;\ncomment on table {table} is '{comment}';\n"
         )
+    }
+
+    /// An SQL value as it is put into the array of its field.
+    pub fn boxed(&self, field: &Field, value: &str) -> String {
+        match field.is_boxed {
+            true => format!("ROW({value})::{}", self.box_type(field)),
+            false => value.to_owned(),
+        }
+    }
+
+    /// A subquery with a row for each before-image of one side of a chunk, whose number is parameter `seq`.
+    pub fn unpacked<'f>(
+        &self,
+        fields: impl Iterator<Item = &'f Field>,
+        side: Side,
+        seq: usize,
+        alias: &str,
+    ) -> String {
+        let (mut inner, mut outer) = (Vec::new(), Vec::new());
+        for field in fields {
+            let name = &field.name;
+            inner.push(format!("pg_catalog.unnest(chunk.{name}) AS {name}"));
+            outer.push(match field.is_boxed {
+                true => format!("(packed.{name}).v AS {name}"),
+                false => format!("packed.{name}"),
+            });
+        }
+        format!(
+            "(SELECT {} FROM (SELECT {} FROM {} AS chunk WHERE chunk.seq = ${seq} AND chunk.side = '{}') AS packed) AS {alias}",
+            outer.join(", "),
+            inner.join(", "),
+            self.table,
+            side.stored(),
+        )
+    }
+
+    fn box_type(&self, field: &Field) -> QualifiedName {
+        let name = format!("{}_{}", self.table.name.as_str(), field.name);
+        QualifiedName::new(self.table.schema.as_str(), name)
     }
 }
 
 impl Store {
     /// The before-images of a run.
     pub fn images(&self, run_id: i64) -> Images {
-        let name = |suffix| {
-            QualifiedName::new(self.schema().as_str(), format!("before_image_{run_id}{suffix}"))
-        };
-        Images { run_id, table: name(""), row_type: name("_row") }
+        let name = format!("before_image_{run_id}");
+        Images { run_id, table: QualifiedName::new(self.schema().as_str(), name) }
     }
 
     /// Before-images for a rehearsal: the same tables, gone with the transaction.
     pub fn rehearsed_images() -> Images {
-        let name = |suffix| QualifiedName::new("pg_temp", format!("backfill_before_image{suffix}"));
-        Images { run_id: 0, table: name(""), row_type: name("_row") }
+        Images { run_id: 0, table: QualifiedName::new("pg_temp", "backfill_before_image") }
     }
 
     /// The table of conflicts.
@@ -118,13 +194,19 @@ impl Store {
 
     /// The types that the before-images of a run were kept in.
     pub async fn image_types(&self, client: &Client, run_id: i64) -> Result<Vec<FieldType>> {
-        let row_type = self.images(run_id).row_type.to_string();
-        let sql = "select a.attname::text, a.atttypid, a.atttypmod
-                     from pg_catalog.pg_type t
-                     join pg_catalog.pg_attribute a on a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
-                    where t.oid = pg_catalog.to_regtype($1)
+        let table = self.images(run_id).table;
+        let prefix = format!("{}_", table.name.as_str());
+        let table = table.to_string();
+        // The element type of each array, or what is in its box.
+        let sql = "select a.attname::text, coalesce(v.atttypid, t.typelem), coalesce(v.atttypmod, a.atttypmod)
+                     from pg_catalog.pg_attribute a
+                     join pg_catalog.pg_type t on t.oid = a.atttypid
+                     join pg_catalog.pg_type e on e.oid = t.typelem
+                     left join pg_catalog.pg_attribute v
+                       on v.attrelid = e.typrelid and v.attnum = 1 and e.typname = $2 || a.attname
+                    where a.attrelid = pg_catalog.to_regclass($1) and a.attname ~ '^(k|old_|new_)[0-9]+$'
                     order by a.attnum";
-        let params: [Param<'_>; 1] = [(&row_type, Type::TEXT)];
+        let params: [Param<'_>; 2] = [(&table, Type::TEXT), (&prefix, Type::TEXT)];
         let rows = self.rows(client, "look up the before-images", sql, &params).await?;
         let read =
             |row: &Row| FieldType { name: row.get(0), type_oid: row.get(1), modifier: row.get(2) };
@@ -183,11 +265,14 @@ impl Store {
         // Nobody but a reverse run reads them, so a lock that does not come at once means that one is at work.
         client.batch_execute("BEGIN; SET LOCAL lock_timeout = '2s'").await.map_err(failed)?;
         let done = async {
-            let drop = format!(
-                "drop table if exists {}; drop type if exists {}",
-                images.table, images.row_type
-            );
-            client.batch_execute(&drop).await.map_err(failed)?;
+            let boxes = self.boxes(client, &images).await?;
+            client
+                .batch_execute(&format!("drop table if exists {}", images.table))
+                .await
+                .map_err(failed)?;
+            for held in boxes {
+                client.batch_execute(&format!("drop type {held}")).await.map_err(failed)?;
+            }
             let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
             self.rows(client, "mark the run pruned", &self.sql.mark_pruned, &params).await
         };
@@ -195,6 +280,19 @@ impl Store {
         let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
         let ended = client.batch_execute(end).await.map_err(failed);
         done.and(ended)
+    }
+
+    /// The types made for the before-images.
+    async fn boxes(&self, client: &Client, images: &Images) -> Result<Vec<QualifiedName>> {
+        let sql = "select t.typname::text from pg_catalog.pg_type t
+                    where t.typnamespace = pg_catalog.to_regnamespace($1) and t.typtype = 'c'
+                      and t.typname ~ ('^' || $2 || '_(k|old_|new_)[0-9]+$')";
+        let schema = self.schema().to_string();
+        let name = images.table.name.as_str();
+        let params: [Param<'_>; 2] = [(&schema, Type::TEXT), (&name, Type::TEXT)];
+        let rows = self.rows(client, "look up the before-images' types", sql, &params).await?;
+        let named = |row: &Row| QualifiedName::new(self.schema().as_str(), row.get::<_, String>(0));
+        Ok(rows.iter().map(named).collect())
     }
 
     /// Rows that a run left alone or that a trigger altered, and rows it overwrote by force.

@@ -14,7 +14,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 pub use chunk::{Chunk, Claim, Cover, Cut, Quarantined, Sums};
-pub use images::{Conflict, Field, FieldType, Images};
+pub use images::{Conflict, Field, FieldType, Images, Side};
 pub use records::{Actor, LogLine, NewRun, NewUndo, PinnedSpec};
 use records::{json, key_to_json, one, read_run};
 pub use run::{
