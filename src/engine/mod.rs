@@ -56,19 +56,34 @@ pub struct Work {
 
 /// Remembers lost bets: where one chunk met another writer, the next ones will.
 #[derive(Debug, Default)]
-pub struct Caution(AtomicU32);
+pub struct Caution {
+    /// Chunks that still lock first.
+    careful: AtomicU32,
+    /// For how many the last lost bet did that; zero after a bet won.
+    spell: AtomicU32,
+}
 
-/// Chunks that lock their rows after a lost bet. A lost bet costs a chunk's work, so at worst one part in this many is wasted.
+/// Chunks that lock their rows after a lost bet. A lost bet costs a chunk's work, so at first one part in this many is wasted; with each
+/// further one in a row it is half as much.
 const CAREFUL_CHUNKS: u32 = 64;
+
+/// Most chunks that lock after a lost bet: an hour or so of them, after which the other writers may be gone.
+const CAREFUL_MAX: u32 = 8_192;
 
 impl Caution {
     fn may_bet(&self) -> bool {
         let count_down = |left: u32| left.checked_sub(1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count_down).is_err()
+        self.careful.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count_down).is_err()
     }
 
     fn lost(&self) {
-        self.0.store(CAREFUL_CHUNKS, Ordering::Relaxed);
+        let spell = (self.spell.load(Ordering::Relaxed) * 2).clamp(CAREFUL_CHUNKS, CAREFUL_MAX);
+        self.spell.store(spell, Ordering::Relaxed);
+        self.careful.store(spell, Ordering::Relaxed);
+    }
+
+    fn won(&self) {
+        self.spell.store(0, Ordering::Relaxed);
     }
 }
 

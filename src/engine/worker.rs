@@ -186,8 +186,10 @@ async fn write(
     let rows = client.query_typed(sql, &bind).await.map_err(|error| fault(error, step))?;
     let number = |i: usize| rows[0].get::<_, i64>(i);
     let (rows_written, accounted, conflicted) = (number(0), number(1), number(2));
-    if bet.is_some() && rows_written != accounted {
-        work.caution.lost();
+    match bet {
+        Some(_) if rows_written != accounted => work.caution.lost(),
+        Some(_) => work.caution.won(),
+        None => {}
     }
     if rows_written + conflicted != accounted || locked.is_some_and(|locked| locked != rows_written)
     {

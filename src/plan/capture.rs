@@ -8,8 +8,8 @@
 //!
 //! Locking first costs time, and mostly nobody was about to write. So a chunk is first tried in one statement that saves what its snapshot
 //! sees and writes only row versions older than anything that was under way when the snapshot was taken. A row that somebody else
-//! changes meanwhile has a newer version; the server finds it, looks at the condition again, and passes over it. Saved and written then
-//! differ, and the chunk starts over with locks.
+//! changes meanwhile has a newer version; the server finds it, looks at the condition again, and passes over it. The keys saved and written
+//! then differ, and the chunk starts over with locks.
 //!
 //! New values come from RETURNING, never from the expression: a trigger may have changed them.
 
@@ -33,7 +33,7 @@ pub struct Keep {
     /// Locks the rows and saves what they hold. Columns: rows locked, rows saved.
     pub lock: Option<ByRange>,
     /// Saves and writes at once, on the bet that nobody changes the rows meanwhile; columns as [`Keep::write`]. When rows written and
-    /// rows accounted for differ the bet is lost, and [`Keep::lock`] goes first.
+    /// rows accounted for differ, which they do when their keys do, the bet is lost, and [`Keep::lock`] goes first.
     pub bet: Option<ByRange>,
     /// Writes. Columns: rows written, rows that must be accounted for, rows in conflict, bytes of before-images, a key in conflict.
     pub write: ByRange,
@@ -94,7 +94,8 @@ impl Builder<'_> {
         }
         let bet = || ByRange::new(|has_after| self.bet(saving, has_after));
         Keep {
-            bet: facts.has_versions.then(bet),
+            // Values in parts would be in others on each side.
+            bet: (facts.has_versions && !facts.is_wide).then(bet),
             lock: Some(ByRange::new(|has_after| self.lock_and_save(saving, has_after))),
             write: ByRange::new(|has_after| {
                 self.write_and_save(saving, has_after, Old::Null, Side::New)
@@ -144,61 +145,75 @@ impl Builder<'_> {
         values.join(", ")
     }
 
-    /// Key and old values of the rows to write, in key order.
+    /// Key and old values of the rows to write.
     fn rows_before(&self, has_after: bool) -> String {
         let name = &self.table.name;
         format!(
-            "SELECT {}{}\n WHERE {}\n   AND ({})\n ORDER BY {}",
+            "SELECT {}{}\n WHERE {}\n   AND ({})",
             self.image_values(&name.to_string(), Some(&name.to_string()), None),
             self.from_target().as_str(),
             self.key.range_sql(name, has_after, 1),
             self.needed().as_str(),
-            self.key.order_sql(name, false),
         )
     }
 
     /// Everything with a transaction id before the snapshot's oldest was over when the snapshot was taken. `age` counts back from a
     /// number that stands still within a transaction, so the greater age is the older one.
+    ///
+    /// Both passes over the chunk take the same way and so meet the rows in the same order; should they not, the keys differ and the
+    /// bet is lost too.
     fn bet(&self, saving: &Saving<'_>, has_after: bool) -> String {
         let name = &self.table.name;
-        let before = self.rows_before(has_after);
-        let saved = "(SELECT coalesce(sum(rows), 0) FROM backfill_saved)";
-        let (cte, source, accounted) = if self.looks_beyond_the_row() {
-            let keys = self.numbered_names("k").join(", ");
-            let both = format!(
-                "SELECT {keys} FROM backfill_written INTERSECT SELECT {keys} FROM backfill_before"
-            );
-            let cte = format!("backfill_before AS MATERIALIZED (\n{before}\n), ");
-            // Minus one is no number of rows: the same count of other rows is a lost bet too.
-            let checked = format!(
-                "CASE WHEN {saved} = (SELECT count(*) FROM ({both}) AS both_sides) THEN {saved} ELSE -1 END"
-            );
-            (cte, "backfill_before".to_owned(), checked)
-        } else {
-            // Not a CTE, which would be stored before it is packed.
-            (String::new(), format!("(\n{before}\n) AS backfill_before"), saved.to_owned())
+        let fields = |side: Side| saving.fields.iter().filter(move |f| side.holds(&f.name));
+        let packed = |side: Side| {
+            let array =
+                |f: &Field| format!("array_agg({}) AS {}", saving.images.boxed(f, &f.name), f.name);
+            fields(side).map(array).collect::<Vec<_>>().join(", ")
         };
-        // Asking for what is saved makes the saving come first. Afterwards each row would be found twice in the index, and be
-        // looked at against a change of this very transaction.
+        let same = self.numbered_names("k");
+        let same = same
+            .iter()
+            .map(|k| format!("backfill_before.{k} OPERATOR(pg_catalog.=) backfill_after.{k}"));
+        let same = same.collect::<Vec<_>>().join(" AND ");
+        let nulls = (1..=self.targets.len()).map(|i| format!("count(old_{i}) < count(*)"));
+        let columns = fields(Side::Both).map(|f| f.name.as_str()).collect::<Vec<_>>().join(", ");
+        let values = fields(Side::Both).map(|f| match f.name.starts_with("new_") {
+            true => format!("backfill_after.{}", f.name),
+            false => format!("backfill_before.{}", f.name),
+        });
+        // Asking for the rows before makes their pass come first. Afterwards each would be found twice in the index, and be looked at
+        // against a change of this very transaction.
         format!(
-            "WITH {cte}backfill_saved AS (\n{}\n), backfill_written AS (\n{}\n   AND pg_catalog.age({name}.xmin) > \
+            "WITH backfill_before AS MATERIALIZED (\nSELECT count(*) AS rows, ARRAY[{}] AS old_nulls, {}\n  FROM (\n{}\n) AS seen\n), \
+             backfill_written AS (\n{}\n   AND pg_catalog.age({name}.xmin) > \
              (SELECT pg_catalog.age(pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.xid))\n   \
-             AND {saved} > 0\nRETURNING {}\n), backfill_saved_new AS (\n{}\n)\n\
-             SELECT coalesce(sum(rows), 0)::int8, ({accounted})::int8, 0::int8,\n       \
-             (coalesce(sum(bytes), 0) + coalesce((SELECT sum(bytes) FROM backfill_saved), 0))::int8, NULL::text[]\n  \
-             FROM backfill_saved_new",
-            self.save(saving, has_after, &source, Side::Old),
+             AND (SELECT rows FROM backfill_before) > 0\nRETURNING {}\n), \
+             backfill_after AS MATERIALIZED (\nSELECT count(*) AS rows, {}\n  FROM backfill_written\n), backfill_saved AS (\n\
+             INSERT INTO {} (seq, part, side, rows, old_nulls, {columns})\n\
+             SELECT ${}, 0, '{}', backfill_before.rows, old_nulls, {}\n  FROM backfill_before, backfill_after\n WHERE {same}\n\
+             RETURNING {} AS bytes\n)\n\
+             SELECT backfill_after.rows, CASE WHEN backfill_before.rows = 0 OR {same} THEN backfill_before.rows ELSE -1 END, 0::int8,\n       \
+             coalesce((SELECT bytes FROM backfill_saved), 0)::int8, NULL::text[]\n  FROM backfill_before, backfill_after",
+            nulls.collect::<Vec<_>>().join(", "),
+            packed(Side::Old),
+            self.rows_before(has_after),
             self.update(has_after).as_str(),
             self.image_values(&name.to_string(), None, Some(&name.to_string())),
-            self.save(saving, has_after, "backfill_written", Side::New),
+            packed(Side::New),
+            saving.images.table,
+            self.seq_param(has_after),
+            Side::Both.stored(),
+            values.collect::<Vec<_>>().join(", "),
+            sizes(fields(Side::Both).map(|f| f.name.as_str())),
         )
     }
 
     /// Locks in key order, as every other careful writer does, so that two of them do not meet head-on.
     fn lock_and_save(&self, saving: &Saving<'_>, has_after: bool) -> String {
         let locked = format!(
-            "(\n{}\n   FOR NO KEY UPDATE OF {}\n) AS backfill_locked",
+            "(\n{}\n ORDER BY {}\n   FOR NO KEY UPDATE OF {}\n) AS backfill_locked",
             self.rows_before(has_after),
+            self.key.order_sql(&self.table.name, false),
             self.table.name
         );
         let save = self.save(saving, has_after, &locked, Side::Old);
@@ -225,10 +240,6 @@ impl Builder<'_> {
             Side::New => "'{}'".to_owned(),
             _ => format!("ARRAY[{}]", nulls.collect::<Vec<_>>().join(", ")),
         };
-        let sizes = |names: &[&str]| {
-            let size = |name: &&str| format!("coalesce(pg_catalog.pg_column_size({name}), 0)");
-            names.iter().map(size).collect::<Vec<_>>().join(" + ")
-        };
         let arrays = |order: &str| {
             let array = |field: &&Field| {
                 format!("array_agg({}{order})", saving.images.boxed(field, &field.name))
@@ -237,7 +248,7 @@ impl Builder<'_> {
         };
         let returning = format!(
             "RETURNING rows, pg_catalog.cardinality(k1) AS packed, {} AS bytes",
-            sizes(&names)
+            sizes(names.iter().copied())
         );
         let stored = side.stored();
         let insert = format!("INSERT INTO {table} (seq, part, side, rows, old_nulls, {list})");
@@ -254,7 +265,7 @@ impl Builder<'_> {
              FROM (SELECT *, (sum({}) OVER (ROWS UNBOUNDED PRECEDING) / {PART_BYTES})::int4 AS part FROM {rows}) AS parts\n \
              GROUP BY part\n{returning}",
             arrays(&format!(" ORDER BY {keys}")),
-            sizes(&names[self.key.columns.len()..]),
+            sizes(names.iter().copied().skip(self.key.columns.len())),
         )
     }
 
@@ -290,6 +301,12 @@ impl Builder<'_> {
     fn numbered(&self, prefix: &str, value: impl Fn(usize) -> String) -> Vec<String> {
         (0..self.key.columns.len()).map(|i| format!("{} AS {prefix}{}", value(i), i + 1)).collect()
     }
+}
+
+/// The stored bytes of several values.
+fn sizes<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let size = |name: &str| format!("coalesce(pg_catalog.pg_column_size({name}), 0)");
+    names.map(size).collect::<Vec<_>>().join(" + ")
 }
 
 /// Where a statement has the old values from.
