@@ -99,6 +99,27 @@ impl<'a> Section<'a> {
         Some(Expr { text: text.to_owned(), span, text_start })
     }
 
+    /// A string or a number, as text.
+    pub fn scalar(&self, key: &'static str) -> Option<Expr> {
+        let (value, span) = self.value(key)?;
+        let number = value.as_integer().map(|n| n.as_str().to_owned());
+        match number.or_else(|| value.as_float().map(|n| n.as_str().to_owned())) {
+            Some(text) => Some(Expr { text, span, text_start: None }),
+            None => self.as_text(value, span),
+        }
+    }
+
+    /// Marks a key as known without reading it. Always true.
+    pub fn know(&self, key: &'static str) -> bool {
+        self.known.borrow_mut().push(key);
+        true
+    }
+
+    /// Whether a key holds a table.
+    pub fn is_table(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(|value| value.get_ref().as_table().is_some())
+    }
+
     /// A string parsed by `parse`, whose error becomes the label; `help` shows a correct value.
     pub fn parsed<T>(
         &self,
@@ -151,6 +172,14 @@ impl<'a> Section<'a> {
             return None;
         };
         array.iter().map(|item| self.as_text(item.get_ref(), item.span())).collect()
+    }
+
+    /// A string, or a list of strings.
+    pub fn text_or_texts(&self, key: &'static str) -> Option<Vec<Expr>> {
+        match self.table.get(key).map(|value| value.get_ref().as_array().is_some()) {
+            Some(true) => self.texts(key),
+            _ => self.text(key).map(|text| vec![text]),
+        }
     }
 
     /// The entries of a table of strings: name (with its place) and value.

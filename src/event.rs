@@ -35,6 +35,8 @@ pub enum Event {
         took_ms: u64,
         /// Of that, the statements that write the rows, as the runner saw them; microseconds.
         write_us: u64,
+        /// Bytes of WAL that it is thought to have cost.
+        wal_bytes: u64,
         /// Whether an earlier attempt had committed it, and this one found out.
         found_done: bool,
     },
@@ -78,8 +80,17 @@ pub enum Event {
     Throttle {
         /// `proceed`, `slow` or `hold`.
         verdict: &'static str,
+        /// The constraint: `limit`, `window NAME`, or a signal; null for `proceed`.
+        by: Option<String>,
         /// Why.
         reason: String,
+    },
+    /// Another window is in force, or none.
+    Window {
+        /// Its name.
+        window: Option<String>,
+        /// Until when, in words.
+        until: Option<String>,
     },
     /// The limits changed on an operator's word.
     Tuned {
@@ -87,6 +98,8 @@ pub enum Event {
         workers: u32,
         /// Rows a second; none is unlimited.
         rate_rows_per_s: Option<f64>,
+        /// Bytes of WAL a second; none is unlimited.
+        wal_bytes_per_s: Option<f64>,
         /// How long one chunk should take.
         chunk_time_ms: u64,
     },

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::budget::Budget;
 use crate::event::{Event, Listener, count, duration};
 
 /// How often a plain line tells where the run is.
@@ -38,7 +39,7 @@ impl Tally {
                 self.rows += rows;
                 self.rows_here += rows;
             }
-            Event::Throttle { verdict, reason } => {
+            Event::Throttle { verdict, reason, .. } => {
                 self.held = (*verdict != "proceed").then(|| format!("{verdict}: {reason}"));
             }
             _ => {}
@@ -67,12 +68,18 @@ fn remark(event: &Event) -> Option<String> {
             Some(format!("set aside row ({}): {error}", key.join(", ")))
         }
         Event::ChunkFailed { seq, error } => Some(format!("gave up chunk {seq}: {error}")),
-        Event::Throttle { verdict: verdict @ "hold", reason } => {
+        Event::Throttle { verdict: verdict @ "hold", reason, .. } => {
             Some(format!("{verdict}: {reason}"))
         }
-        Event::Tuned { workers, rate_rows_per_s, chunk_time_ms } => {
-            let rate =
-                rate_rows_per_s.map_or("no rate limit".to_owned(), |rate| format!("{rate} rows/s"));
+        Event::Window { window, until } => {
+            let until = until.as_deref().map(|until| format!(" until {until}")).unwrap_or_default();
+            Some(match window {
+                Some(window) => format!("window `{window}` is in force{until}"),
+                None => "no window is in force".to_owned(),
+            })
+        }
+        Event::Tuned { workers, rate_rows_per_s, wal_bytes_per_s, chunk_time_ms } => {
+            let rate = Budget { rows_per_s: *rate_rows_per_s, wal_per_s: *wal_bytes_per_s };
             Some(format!("tuned: {workers} workers, {rate}, chunk time {chunk_time_ms} ms"))
         }
         Event::Draining { reason, in_flight } => {

@@ -1,15 +1,24 @@
 //! A run in numbers, as `status` shows it: read from the state tables, derived, never guessed.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio_postgres::Client;
 
+use crate::budget::Budget;
+use crate::calendar::Calendar;
 use crate::db::lock;
+use crate::eta;
 use crate::event::{bytes, count, duration};
 use crate::state::{Conflict, Quarantined, Run, RunState, Store, StoreError, Sums};
 use crate::undo::UndoMode;
+
+/// The constraint when none binds.
+const UNBOUND: &str = "none";
 
 /// Rows set aside that a report lists; `status --json` gives them all up to this many too.
 const LISTED: i64 = 20;
@@ -59,12 +68,18 @@ pub struct Report {
     pub workers: Option<i32>,
     /// How long one chunk should take.
     pub chunk_time_ms: Option<i32>,
-    /// Seconds left at the best pace of the last minute; null while unknown.
+    /// The limit in force in bytes of WAL; null is unlimited.
+    pub wal_limit_bytes_per_s: Option<f64>,
+    /// Bytes of WAL that a row costs; null while unknown.
+    pub wal_bytes_per_row: Option<f64>,
+    /// Seconds left when all goes as well as it has gone, with the windows ahead; null while unknown or when nobody is at work.
     pub eta_s_low: Option<i64>,
-    /// Seconds left at the worst pace of the last minute; null while unknown.
+    /// Seconds left when it goes as badly.
     pub eta_s_high: Option<i64>,
     /// What holds the run back.
     pub throttle: ThrottleReport,
+    /// Seconds under each constraint, over all runners; `none` is the server's own speed.
+    pub spent_s: BTreeMap<String, f64>,
     /// Who runs it, or ran it last.
     pub runner: Option<Runner>,
     /// Why it failed.
@@ -105,6 +120,20 @@ pub struct ThrottleReport {
     pub verdict: String,
     /// Why.
     pub reason: String,
+    /// The constraint: `limit`, `window NAME`, or a signal.
+    pub by: Option<String>,
+    /// The window in force.
+    pub window: Option<String>,
+    /// Until when, in words.
+    pub window_until: Option<String>,
+}
+
+/// What lies ahead of runs: the windows and limits of each spec.
+pub trait Ahead {
+    /// The windows of a spec, and its workers outside of them, when the spec can be read.
+    fn of(&self, name: &str) -> (Arc<Calendar>, Option<u32>);
+    /// How long before-images are to be kept.
+    fn retention(&self) -> Duration;
 }
 
 /// A process that works on a run.
@@ -122,7 +151,7 @@ impl Report {
         client: &Client,
         store: &Store,
         run: Run,
-        retention: Duration,
+        ahead: &impl Ahead,
     ) -> Result<Report, StoreError> {
         let held = lock::holder(client, store.run_lock(run.run_id)).await;
         let is_live =
@@ -134,15 +163,20 @@ impl Report {
         let left = (total - sums.keys_done).max(0);
         // Past the planner's estimate nobody knows how much is left.
         let is_known = run.fully_cut || sums.keys_cut < run.table_rows_estimate;
-        let pace_left = pace.as_ref().filter(|_| is_known);
+        let eta = match is_live && is_known {
+            true => eta(client, store, &run, &sums, left, ahead).await?,
+            false => None,
+        };
         let share =
             (sums.keys_done > 0 && is_known).then(|| sums.rows_done as f64 / sums.keys_done as f64);
         let is_waiting = is_live && !run.state.is_final();
         let throttle = run.last.throttle.clone().filter(|_| is_waiting);
         let (verdict, reason) = throttle.unwrap_or(("none".to_owned(), String::new()));
+        let (window, window_until) = run.last.window.clone().filter(|_| is_waiting).unzip();
+        let by = run.last.throttle_by.clone().filter(|_| is_waiting);
         let (conflicted, overwritten) = store.count_conflicts(client, run.run_id).await?;
         Ok(Report {
-            undo: UndoReport::load(client, store, &run, retention).await?,
+            undo: UndoReport::load(client, store, &run, ahead.retention()).await?,
             conflicts: store.conflicts(client, run.run_id, LISTED).await?,
             state: state_word(run.state, is_live).to_owned(),
             rows_done: sums.rows_done,
@@ -159,9 +193,18 @@ impl Report {
             rate_limit_rows_per_s: run.last.rate_limit,
             workers: run.last.workers,
             chunk_time_ms: run.last.chunk_time_ms,
-            eta_s_low: pace_left.map(|pace| (left as f64 / pace.keys_best).round() as i64),
-            eta_s_high: pace_left.map(|pace| (left as f64 / pace.keys_worst).round() as i64),
-            throttle: ThrottleReport { verdict, reason },
+            wal_limit_bytes_per_s: run.last.wal_limit,
+            wal_bytes_per_row: run.last.wal_per_row,
+            eta_s_low: eta.map(|range| range.low.floor() as i64),
+            eta_s_high: eta.map(|range| range.high.ceil() as i64),
+            throttle: ThrottleReport {
+                verdict,
+                reason,
+                by,
+                window,
+                window_until: window_until.flatten(),
+            },
+            spent_s: run.last.spent,
             quarantined: store.quarantined(client, run.run_id, LISTED).await?,
             failed_chunks: store.failed_chunks(client, run.run_id, LISTED).await?,
             runner: run.runner.map(|(host, pid)| Runner { host, pid }),
@@ -220,6 +263,14 @@ impl Report {
         if self.throttle.verdict != "none" && !self.throttle.reason.is_empty() {
             line("throttle", format!("{}: {}", self.throttle.verdict, self.throttle.reason));
         }
+        if let Some(window) = &self.throttle.window {
+            let until = self.throttle.window_until.as_deref();
+            let until = until.map(|until| format!(" until {until}")).unwrap_or_default();
+            line("window", format!("`{window}`{until}"));
+        }
+        if let Some(spent) = self.spent_text() {
+            line("time spent", spent);
+        }
         if let Some(runner) = &self.runner {
             let verb = if self.is_live() { "run by" } else { "last run by" };
             line(verb, format!("process {} on {}", runner.pid, runner.host));
@@ -250,6 +301,21 @@ impl Report {
             let _ = writeln!(text, "next: {next}");
         }
         text
+    }
+
+    /// Where the time went, longest first; none when nothing but the server's own speed held the run.
+    pub fn spent_text(&self) -> Option<String> {
+        let mut spent: Vec<(&String, &f64)> =
+            self.spent_s.iter().filter(|(_, seconds)| **seconds >= 1.0).collect();
+        if spent.iter().all(|(by, _)| *by == UNBOUND) {
+            return None;
+        }
+        spent.sort_by(|a, b| b.1.total_cmp(a.1));
+        let part = |(by, seconds): &(&String, &f64)| {
+            let by = if *by == UNBOUND { "unlimited" } else { by.as_str() };
+            format!("{by} {}", duration(Duration::from_secs_f64(seconds.clamp(0.0, 1e9))))
+        };
+        Some(spent.iter().map(part).collect::<Vec<_>>().join(", "))
     }
 
     /// Whether a runner is at work.
@@ -352,11 +418,43 @@ fn number(n: i64) -> String {
     format!("{sign}{}", count(n.unsigned_abs()))
 }
 
+/// The range of the time left.
+async fn eta(
+    client: &Client,
+    store: &Store,
+    run: &Run,
+    sums: &Sums,
+    left: i64,
+    ahead: &impl Ahead,
+) -> Result<Option<eta::Range>, StoreError> {
+    let Ok(began) = run.times.started_at.parse() else { return Ok(None) };
+    let stretches = store.stretches(client, run.run_id).await?;
+    let stretch = |(keys, rows, seconds): &(f64, f64, f64)| eta::Stretch {
+        keys: *keys,
+        rows: *rows,
+        seconds: *seconds,
+    };
+    let progress = eta::Progress {
+        keys_left: left as f64,
+        stretches: stretches.iter().map(stretch).collect(),
+        keys_here: sums.keys_here as f64,
+        began,
+        now: Timestamp::now(),
+    };
+    let (calendar, workers) = ahead.of(&run.name);
+    let last = run.last.workers.and_then(|workers| u32::try_from(workers).ok());
+    let outlook = eta::Outlook {
+        calendar: &calendar,
+        outside: Budget { rows_per_s: run.last.rate_limit, wal_per_s: run.last.wal_limit },
+        workers: workers.or(last).unwrap_or(1),
+        wal_per_row: run.last.wal_per_row.unwrap_or(1.0),
+    };
+    Ok(eta::range(&progress, &outlook))
+}
+
 /// The pace of the last minute.
 struct Pace {
     rows_per_s: f64,
-    keys_best: f64,
-    keys_worst: f64,
 }
 
 impl Pace {
@@ -365,18 +463,11 @@ impl Pace {
     fn of(slices: &[(i64, i64)]) -> Option<Pace> {
         let first = slices.iter().position(|(keys, _)| *keys > 0)?;
         let slices = &slices[first..];
-        let rates: Vec<f64> =
-            slices.iter().map(|(keys, _)| *keys as f64 / 5.0).filter(|rate| *rate > 0.0).collect();
-        if rates.len() < 2 {
+        if slices.iter().filter(|(keys, _)| *keys > 0).count() < 2 {
             return None;
         }
         let rows: i64 = slices.iter().map(|(_, rows)| rows).sum();
-        let average = rates.iter().sum::<f64>() / slices.len() as f64;
-        Some(Pace {
-            rows_per_s: rows as f64 / (slices.len() as f64 * 5.0),
-            keys_best: rates.iter().copied().fold(average, f64::max),
-            keys_worst: rates.iter().copied().fold(average, f64::min),
-        })
+        Some(Pace { rows_per_s: rows as f64 / (slices.len() as f64 * 5.0) })
     }
 }
 
@@ -389,7 +480,5 @@ mod tests {
         assert!(Pace::of(&[(0, 0), (500, 500)]).is_none());
         let pace = Pace::of(&[(0, 0), (500, 250), (1_000, 500), (0, 0)]).unwrap();
         assert_eq!(pace.rows_per_s, 50.0);
-        assert_eq!(pace.keys_best, 200.0);
-        assert_eq!(pace.keys_worst, 100.0);
     }
 }

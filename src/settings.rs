@@ -4,74 +4,16 @@
 //! Pure; the environment is passed in.
 
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::budget::{BUDGET_HELP, Budget};
+use crate::calendar::{Calendar, read};
 use crate::diagnostic::{Diagnostic, Report};
 use crate::document::{self, Section};
-
-/// A rate in rows a second; finite and greater than zero.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(transparent)]
-pub struct Rate(f64);
-
-impl Rate {
-    /// Takes rows a second; None unless finite and positive.
-    pub fn rows_per_second(rate: f64) -> Option<Rate> {
-        (rate.is_finite() && rate > 0.0).then_some(Rate(rate))
-    }
-
-    /// Rows a second.
-    pub fn get(self) -> f64 {
-        self.0
-    }
-}
-
-impl FromStr for Rate {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Rate, String> {
-        let trimmed = text.trim();
-        let number = trimmed
-            .strip_suffix("rows/s")
-            .ok_or_else(|| "a rate needs its unit, `rows/s`".to_owned())?;
-        let plain: String = number.trim().chars().filter(|c| !matches!(c, '_' | ',')).collect();
-        let value: f64 = plain.parse().map_err(|_| format!("`{}` is no number", number.trim()))?;
-        Rate::rows_per_second(value).ok_or_else(|| "a rate must be greater than zero".to_owned())
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} rows/s", crate::event::count(self.0.round() as u64))
-    }
-}
-
-/// Help for a rate that cannot be read.
-pub const RATE_HELP: &str = "write it as `2000 rows/s`";
-/// Help for a duration that cannot be read.
-pub const DURATION_HELP: &str = "write it as `500ms` or `2s`";
-
-/// Reads `500ms`, `2s`, `1m 30s`. A bare number is refused: nobody should have to guess its unit.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let signed: jiff::SignedDuration =
-        text.trim().parse().map_err(|_| "a duration needs a number and a unit".to_owned())?;
-    Duration::try_from(signed).map_err(|_| "a duration cannot be negative".to_owned())
-}
-
-/// Reads a chunk time: from 10 ms to 60 s.
-///
-/// Below, the round trips cost more than the work; above, one chunk holds row locks longer than any application waits.
-pub fn parse_chunk_time(text: &str) -> Result<Duration, String> {
-    let time = parse_duration(text)?;
-    let range = Duration::from_millis(10)..=Duration::from_secs(60);
-    range.contains(&time).then_some(time).ok_or_else(|| "must be from 10ms to 60s".to_owned())
-}
-
-/// Most workers a run may have; a server that wants more than this for a backfill is not a server one backfills at noon.
-pub const WORKERS_MAX: u64 = 64;
+use crate::signal;
+use crate::units::{DURATION_HELP, WORKERS_MAX, parse_chunk_time, parse_duration, parse_workers};
 
 /// Where a setting came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -81,6 +23,8 @@ pub enum Origin {
     Flag,
     /// `backfill tune` on the live run.
     Tune,
+    /// The window in force.
+    Window,
     /// An environment variable `BACKFILL_…`.
     Environment,
     /// The spec's `[limits]`.
@@ -91,11 +35,19 @@ pub enum Origin {
     Default,
 }
 
+impl Origin {
+    /// Whether somebody said so for this very run, which a window does not override.
+    pub fn is_operator(self) -> bool {
+        matches!(self, Origin::Flag | Origin::Tune | Origin::Environment)
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Origin::Flag => "flag",
             Origin::Tune => "tune",
+            Origin::Window => "window",
             Origin::Environment => "environment",
             Origin::Spec => "spec",
             Origin::Project => "backfill.toml",
@@ -118,8 +70,8 @@ pub struct Setting<T> {
 pub struct Layer {
     /// Chunks in flight at once.
     pub workers: Option<u32>,
-    /// Rows a second over all workers.
-    pub rate: Option<Rate>,
+    /// What may be done in a second, over all workers.
+    pub rate: Option<Budget>,
     /// How long one chunk should take.
     pub chunk_time: Option<Duration>,
     /// Most key entries a chunk may span.
@@ -136,7 +88,7 @@ impl Layer {
         let read = |limits: &Section<'_>| {
             Some(Layer {
                 workers: limits.integer("workers", 1..=WORKERS_MAX).map(|n| n as u32),
-                rate: limits.parsed("rate", RATE_HELP, str::parse),
+                rate: limits.parsed("rate", BUDGET_HELP, str::parse),
                 chunk_time: limits.parsed("chunk_time", DURATION_HELP, parse_chunk_time),
                 chunk_rows_max: limits.integer("chunk_rows_max", 1..=1_000_000).map(|n| n as u32),
                 quarantine_max: limits.integer("quarantine_max", 0..=1_000_000).map(|n| n as u32),
@@ -170,21 +122,14 @@ impl Layer {
     }
 }
 
-/// Reads a number of workers, from 1 to [`WORKERS_MAX`].
-pub fn parse_workers(text: &str) -> Result<u32, String> {
-    let range = 1..=WORKERS_MAX as u32;
-    let number = text.trim().parse().ok().filter(|n| range.contains(n));
-    number.ok_or_else(|| format!("must be a number from 1 to {WORKERS_MAX}"))
-}
-
 /// The limits in force.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// Chunks at work at once; one that only waits for its COMMIT does not count. Default 2: enough to keep a second core of the
     /// server busy; more is the operator's choice.
     pub workers: Setting<u32>,
-    /// Rows a second over all workers; none is unlimited.
-    pub rate: Setting<Option<Rate>>,
+    /// What may be done in a second, over all workers.
+    pub rate: Setting<Budget>,
     /// How long one chunk should take. Default 500 ms: every lock a chunk takes is held at most about that long.
     pub chunk_time: Setting<Duration>,
     /// Most key entries a chunk may span. Default 50,000: bounds what a crash undoes and what one statement remembers.
@@ -210,7 +155,7 @@ impl Limits {
         }
         Limits {
             workers: pick(layers, 2, |l| l.workers),
-            rate: pick(layers, None, |l| l.rate.map(Some)),
+            rate: pick(layers, Budget::UNLIMITED, |l| l.rate),
             chunk_time: pick(layers, Duration::from_millis(500), |l| l.chunk_time),
             chunk_rows_max: pick(layers, 50_000, |l| l.chunk_rows_max),
             quarantine_max: pick(layers, 100, |l| l.quarantine_max),
@@ -228,6 +173,10 @@ pub struct Project {
     pub state_schema: Option<String>,
     /// `[limits]`.
     pub limits: Layer,
+    /// `[[throttle.window]]`.
+    pub calendar: Option<Calendar>,
+    /// `[health]`.
+    pub health: Option<signal::Settings>,
     /// `[undo] retention`.
     pub retention: Option<Duration>,
 }
@@ -258,7 +207,16 @@ impl Project {
             let retention = root.section("undo", |undo| {
                 undo.parsed("retention", "such as \"14d\"", parse_duration)
             });
-            Some(Project { url, state_schema, limits: Layer::read(root), retention })
+            let calendar = read::calendar(root);
+            let health = signal::Settings::read(root);
+            Some(Project {
+                url,
+                state_schema,
+                limits: Layer::read(root),
+                calendar,
+                health,
+                retention,
+            })
         };
         document::read(source, read).map_err(|problems| Report::new(path, source, problems))
     }
@@ -269,27 +227,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_need_their_unit_and_a_positive_number() {
-        assert_eq!("2000 rows/s".parse(), Ok(Rate(2000.0)));
-        assert_eq!("50_000rows/s".parse(), Ok(Rate(50_000.0)));
-        for bad in ["2000", "-1 rows/s", "0 rows/s", "x rows/s", "inf rows/s"] {
-            assert!(bad.parse::<Rate>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn durations_need_a_unit() {
-        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert!(parse_duration("5").is_err());
-        assert!(parse_chunk_time("1ms").is_err());
-        assert!(parse_chunk_time("-1s").is_err());
-    }
-
-    #[test]
     fn the_first_layer_that_speaks_wins() {
         let flag = Layer { workers: Some(4), ..Layer::default() };
-        let spec =
-            Layer { workers: Some(1), rate: Rate::rows_per_second(10.0), ..Layer::default() };
+        let spec = Layer { workers: Some(1), rate: Some(Budget::rows(10.0)), ..Layer::default() };
         let limits = Limits::resolve(&[(Origin::Flag, flag), (Origin::Spec, spec)]);
         assert_eq!(limits.workers, Setting { value: 4, origin: Origin::Flag });
         assert_eq!(limits.rate.origin, Origin::Spec);

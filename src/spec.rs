@@ -10,9 +10,11 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
+use crate::calendar::{self, Calendar};
 use crate::diagnostic::{Diagnostic, Report};
 use crate::document::{self, Section};
 use crate::settings::Layer;
+use crate::signal;
 use crate::sql::{self, Expr};
 use crate::undo::UndoMode;
 
@@ -72,6 +74,10 @@ pub struct Spec {
     pub allow_volatile: bool,
     /// `[limits]`.
     pub limits: Layer,
+    /// `[[throttle.window]]`; none when the project's hold.
+    pub calendar: Option<Calendar>,
+    /// `[health]`; none when the project's hold.
+    pub health: Option<signal::Settings>,
 }
 
 /// `[undo]`.
@@ -166,6 +172,8 @@ fn read_spec(root: &Section<'_>, name: &str, path: &str, source: &str) -> Option
     });
     let undo = root.section("undo", |undo| read_undo(undo, &rules)).unwrap_or_default();
     let limits = Layer::read(root);
+    let calendar = calendar::read::calendar(root);
+    let health = signal::Settings::read(root);
     let allow_volatile = root.boolean("allow_volatile").unwrap_or(false);
     Some(Spec {
         name: name.to_owned(),
@@ -180,6 +188,8 @@ fn read_spec(root: &Section<'_>, name: &str, path: &str, source: &str) -> Option
         undo,
         allow_volatile,
         limits,
+        calendar,
+        health,
     })
 }
 

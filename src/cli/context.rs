@@ -11,7 +11,7 @@ use crate::document::nearest;
 use crate::settings::{Layer, Limits, Origin, Project};
 use crate::spec::{Spec, check_name};
 use crate::sql::Ident;
-use crate::state::{Installed, Run, Store, Tuned};
+use crate::state::{Installed, Run, Store};
 
 /// The project that a command works on.
 pub(super) struct Context {
@@ -123,21 +123,15 @@ impl Context {
         })
     }
 
-    /// The limits for a run, without and with what an operator tuned.
-    pub(super) fn limits(
-        &self,
-        flags: Layer,
-        spec: &Spec,
-        tuned: &Tuned,
-    ) -> Result<(Limits, Limits), Failure> {
+    /// The limits for a run outside of windows, without what an operator tuned.
+    pub(super) fn limits(&self, flags: Layer, spec: &Spec) -> Result<Limits, Failure> {
         let environment = Layer::from_environment(variable).map_err(Failure::usage)?;
-        let base = Limits::resolve(&[
+        Ok(Limits::resolve(&[
             (Origin::Flag, flags),
             (Origin::Environment, environment),
             (Origin::Spec, spec.limits),
             (Origin::Project, self.project.limits),
-        ]);
-        Ok((base, crate::engine::tuned_limits(&base, tuned)))
+        ]))
     }
 }
 

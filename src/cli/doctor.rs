@@ -6,7 +6,7 @@ use tokio_postgres::types::Type;
 
 use super::context::Context;
 use super::failure::{Exit, Failure, statement};
-use super::{Global, print, print_json};
+use super::{Global, pace, print, print_json};
 use crate::db::lock;
 use crate::plan::surroundings;
 use crate::sql::Ident;
@@ -53,6 +53,7 @@ pub(super) async fn doctor(global: &Global, ddl: bool) -> Result<Exit, Failure> 
     findings.extend(pooler(&ctx, &client).await?);
     findings.extend(state(&ctx, &client).await?);
     findings.extend(around(&client).await?);
+    findings.extend(signals(&ctx, &client).await?);
     if ctx.json {
         print_json(&serde_json::json!({ "findings": findings }));
     } else {
@@ -170,8 +171,7 @@ async fn around(client: &Object) -> Result<Vec<Finding>, Failure> {
                       (select count(*) from pg_catalog.pg_replication_slots where not active),
                       current_setting('max_wal_size'), current_setting('checkpoint_timeout'),
                       current_setting('autovacuum'),
-                      (select count(*) from pg_catalog.pg_prepared_xacts),
-                      pg_catalog.pg_has_role(current_user, 'pg_monitor', 'usage')";
+                      (select count(*) from pg_catalog.pg_prepared_xacts)";
     let rows = client.query_typed(sql, &[]).await.map_err(statement("look around the server"))?;
     let row = &rows[0];
     let (replicas, idle_slots): (i64, i64) = (row.get(0), row.get(1));
@@ -200,12 +200,6 @@ async fn around(client: &Object) -> Result<Vec<Finding>, Failure> {
             "look at pg_prepared_xacts",
         ));
     }
-    if !row.get::<_, bool>(6) {
-        findings.push(warning(
-            "long transactions of other roles are invisible to this role",
-            "GRANT pg_monitor TO CURRENT_USER;   -- by an administrator",
-        ));
-    }
     if let Some((seconds, pid, user)) = surroundings::oldest_transaction(client)
         .await
         .map_err(statement("look for long transactions"))?
@@ -220,4 +214,21 @@ async fn around(client: &Object) -> Result<Vec<Finding>, Failure> {
         ));
     }
     Ok(findings)
+}
+
+/// The health signals that this role cannot see.
+async fn signals(ctx: &Context, client: &Object) -> Result<Vec<Finding>, Failure> {
+    let settings = ctx.project.health.clone().unwrap_or_default();
+    let server = surroundings::server(client).await.map_err(statement("look up the server"))?;
+    let blind = pace::blind(client, &settings).await?;
+    Ok(vec![if blind.is_empty() {
+        good("every health signal can be seen")
+    } else {
+        let what = format!(
+            "blind: role {} cannot see the health signals {}; a run refuses without --accept-blind",
+            Ident::new(&server.role),
+            pace::names(&blind)
+        );
+        warning(what, pace::mend(&server.role))
+    }])
 }

@@ -11,9 +11,10 @@ use super::acquire::acquire;
 use super::context::{Context, host, who};
 use super::failure::{Exit, Failure, Kind};
 use super::outcome::tell_end;
+use super::pace;
 use super::run::{Flags, pinned};
 use crate::engine::dispatcher::{Dispatcher, Start};
-use crate::engine::{Stop, Work, pool_size};
+use crate::engine::{Pace, Stop, Work, pool_size};
 use crate::event::{Event, Listener};
 use crate::plan::Plan;
 use crate::progress::{Bar, JsonLines, Lines};
@@ -66,8 +67,8 @@ pub(super) async fn drive(
     next: Next,
 ) -> Result<Exit, Failure> {
     let Job { spec, plan } = job;
-    let (base, limits) = ctx.limits(flags.limits.layer(), &spec, &run.tuned)?;
-    ctx.database.resize(pool_size(limits.workers.value));
+    let base = ctx.limits(flags.limits.layer(), &spec)?;
+    ctx.database.resize(pool_size(base.workers.value));
     let lock = acquire(ctx, &client, &run, flags.takeover.take_over).await?;
     let host = host();
     let epoch =
@@ -102,8 +103,6 @@ pub(super) async fn drive(
         rows_done: sums.rows_done,
     });
     let start = Start {
-        base,
-        limits: crate::engine::tuned_limits(&limits, &run.tuned),
         chunk_rows: run
             .last
             .chunk_rows
@@ -114,6 +113,16 @@ pub(super) async fn drive(
         control_version: run.control_version,
         quarantined,
         who: who(),
+    };
+    let health = pace::health(ctx, &spec);
+    let pace = Pace {
+        base,
+        tuned: run.tuned.clone(),
+        calendar: pace::calendar(ctx, &spec),
+        looks: pace::look(ctx, &health, &plan, &run).await?,
+        health,
+        no_wait: flags.pace.no_wait,
+        spent: run.last.spent.clone(),
     };
     let work = Work {
         database: ctx.database.clone(),
@@ -127,7 +136,7 @@ pub(super) async fn drive(
         caution: Arc::default(),
     };
     let stop = watch_signals()?;
-    let outcome = Dispatcher::new(work, start, lock, stop, &mut *listener).run().await;
+    let outcome = Dispatcher::new(work, start, pace, lock, stop, &mut *listener).run().await;
     drop(listener);
     tell_end(ctx, &run, outcome).await
 }

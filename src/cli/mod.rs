@@ -8,6 +8,7 @@ mod doctor;
 mod drive;
 pub mod failure;
 mod outcome;
+mod pace;
 mod plan;
 mod prune;
 mod reverse;
@@ -26,8 +27,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use context::Context;
 use failure::{Exit, Failure};
 
-use crate::settings::{Layer, Rate, parse_chunk_time, parse_duration, parse_workers};
+use crate::budget::Budget;
+use crate::settings::Layer;
 use crate::undo::Conflicts;
+use crate::units::{parse_chunk_time, parse_duration, parse_workers};
 
 /// Runs large UPDATEs on PostgreSQL in chunks that can be paced, stopped, resumed and trusted
 #[derive(Debug, Parser)]
@@ -95,6 +98,8 @@ enum Command {
         #[command(flatten)]
         accepted: AcceptFlags,
         #[command(flatten)]
+        pace: PaceFlags,
+        #[command(flatten)]
         takeover: ResumeFlags,
     },
     /// Continue an interrupted, paused or failed run; without NAME every unfinished one in turn
@@ -105,6 +110,8 @@ enum Command {
         limits: LimitFlags,
         #[command(flatten)]
         accepted: AcceptFlags,
+        #[command(flatten)]
+        pace: PaceFlags,
         #[command(flatten)]
         takeover: ResumeFlags,
     },
@@ -119,6 +126,8 @@ enum Command {
         accepted: AcceptFlags,
         #[command(flatten)]
         limits: LimitFlags,
+        #[command(flatten)]
+        pace: PaceFlags,
         #[command(flatten)]
         takeover: ResumeFlags,
     },
@@ -141,6 +150,8 @@ enum Command {
         limits: LimitFlags,
         #[command(flatten)]
         accepted: AcceptFlags,
+        #[command(flatten)]
+        pace: PaceFlags,
     },
     /// Stop a live run after its chunks in flight; it can be resumed
     Pause {
@@ -157,10 +168,7 @@ enum Command {
         /// The backfill's name
         name: String,
         #[command(flatten)]
-        limits: LimitFlags,
-        /// Lift the rate limit
-        #[arg(long, conflicts_with = "rate")]
-        no_rate: bool,
+        tune: TuneFlags,
     },
     /// Show runs: state, progress, rate, time left, and what holds them back
     Status {
@@ -214,9 +222,9 @@ struct LimitFlags {
     /// Chunks in flight at once
     #[arg(long, value_parser = parse_workers)]
     workers: Option<u32>,
-    /// Rows a second over all workers, such as "2000 rows/s"
+    /// What may be done in a second, over all workers: "2000 rows/s", "1 MB/s wal", or both
     #[arg(long)]
-    rate: Option<Rate>,
+    rate: Option<Budget>,
     /// How long one chunk should take, such as 500ms
     #[arg(long, value_parser = parse_chunk_time)]
     chunk_time: Option<Duration>,
@@ -238,6 +246,34 @@ struct AcceptFlags {
     /// The subscribers of a publication that covers the state tables have them already
     #[arg(long)]
     subscribers_prepared: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Args)]
+struct PaceFlags {
+    /// Stop, resumable, at a closed window instead of waiting until it opens
+    #[arg(long)]
+    no_wait: bool,
+    /// Run without the health signals that this role cannot see
+    #[arg(long)]
+    accept_blind: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+struct TuneFlags {
+    #[command(flatten)]
+    limits: LimitFlags,
+    /// Lift the rate limit
+    #[arg(long, conflicts_with = "rate")]
+    no_rate: bool,
+    /// Put this window into force, whatever the clock says
+    #[arg(long, value_name = "NAME")]
+    window: Option<String>,
+    /// Pass over a health signal: a name such as `replica_lag`, or `lag` for both of a replica's; may be given again
+    #[arg(long, value_name = "SIGNAL")]
+    ignore_signal: Vec<String>,
+    /// How long all of this lasts; limits last as long as the run when not given, the rest an hour
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    lasting: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Args)]
@@ -299,7 +335,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Plan { name, limits, accepted } => {
             plan::plan(&Context::open(&global)?, &name, limits, accepted).await
         }
-        Command::Run { name, resume, again, limits, accepted, takeover } => {
+        Command::Run { name, resume, again, limits, accepted, pace, takeover } => {
             let how = match (resume, again) {
                 (true, _) => run::Mode::StartOrContinue,
                 (false, true) => run::Mode::StartAgain,
@@ -309,30 +345,28 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
                 &Context::open(&global)?,
                 &name,
                 how,
-                run::Flags { limits, accepted, takeover },
+                run::Flags { limits, accepted, pace, takeover },
             )
             .await
         }
-        Command::Resume { name, limits, accepted, takeover } => {
-            let flags = run::Flags { limits, accepted, takeover };
+        Command::Resume { name, limits, accepted, pace, takeover } => {
+            let flags = run::Flags { limits, accepted, pace, takeover };
             run::resume(&Context::open(&global)?, name.as_deref(), flags).await
         }
-        Command::Reverse { name, run, limits, accepted, takeover } => {
-            let flags = run::Flags { limits, accepted, takeover };
+        Command::Reverse { name, run, limits, accepted, pace, takeover } => {
+            let flags = run::Flags { limits, accepted, pace, takeover };
             reverse::reverse(&Context::open(&global)?, &name, run, flags).await
         }
         Command::Prune { name, older_than, yes } => {
             prune::prune(&Context::open(&global)?, name.as_deref(), older_than, yes).await
         }
-        Command::Retry { name, limits, accepted } => {
-            let flags = run::Flags { limits, accepted, takeover: ResumeFlags::default() };
+        Command::Retry { name, limits, accepted, pace } => {
+            let flags = run::Flags { limits, accepted, pace, takeover: ResumeFlags::default() };
             run::retry(&Context::open(&global)?, &name, flags).await
         }
         Command::Pause { name } => control::pause(&Context::open(&global)?, &name).await,
         Command::Cancel { name } => control::cancel(&Context::open(&global)?, &name).await,
-        Command::Tune { name, limits, no_rate } => {
-            control::tune(&Context::open(&global)?, &name, limits, no_rate).await
-        }
+        Command::Tune { name, tune } => control::tune(&Context::open(&global)?, &name, tune).await,
         Command::Status { name, watch } => {
             status::status(&Context::open(&global)?, name.as_deref(), watch).await
         }

@@ -29,7 +29,7 @@ pub(crate) async fn tell_end(ctx: &Context, run: &Run, outcome: Outcome) -> Resu
     };
     let client = ctx.connect().await?;
     let run = ctx.store.run(&client, run.run_id).await?;
-    let report = Report::load(&client, &ctx.store, run, ctx.project.retention()).await?;
+    let report = Report::load(&client, &ctx.store, run, ctx).await?;
     if ctx.json {
         print_json(&serde_json::json!({ "event": "report", "report": report }));
     } else {
@@ -54,6 +54,9 @@ fn end_line(report: &Report) -> String {
     );
     if let Some(failure) = &report.failure {
         text.push_str(&format!("\n  {failure}"));
+    }
+    if let Some(spent) = report.spent_text() {
+        text.push_str(&format!("\n  time by what held it back: {spent}"));
     }
     if report.rows_quarantined > 0 {
         text.push_str(&format!("\n  {} rows are set aside:", report.rows_quarantined));

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::context::Context;
 use super::failure::{Exit, Failure};
-use super::{AcceptFlags, LimitFlags, print, print_json};
+use super::{AcceptFlags, LimitFlags, pace, print, print_json};
+use crate::calendar::week;
 use crate::event::{bytes, count, duration};
 use crate::plan::{Accepted, Plan, Rehearsal, rehearse};
 use crate::settings::Limits;
+use crate::signal::Kind;
 use crate::spec::Spec;
-use crate::state::Tuned;
 use crate::undo::UndoMode;
 
 /// What the rehearsed chunk says about the whole run.
@@ -24,6 +26,13 @@ struct Estimate {
     seconds_high: f64,
 }
 
+/// What will pace the run.
+struct Pacing {
+    week: Vec<String>,
+    signals: Vec<&'static str>,
+    blind: Vec<Kind>,
+}
+
 /// `backfill plan NAME`.
 pub(super) async fn plan(
     ctx: &Context,
@@ -32,15 +41,20 @@ pub(super) async fn plan(
     accepted: AcceptFlags,
 ) -> Result<Exit, Failure> {
     let spec = ctx.spec(name)?;
-    let (_, limits) = ctx.limits(flags.layer(), &spec, &Tuned::default())?;
+    let limits = ctx.limits(flags.layer(), &spec)?;
     let client = ctx.connect().await?;
     let accepted = Accepted { subscribers_prepared: accepted.subscribers_prepared };
     let plan = Plan::make(&client, &spec, ctx.store.schema(), accepted).await?;
     let rehearsed = rehearse::rehearse(&client, &plan).await?;
+    let pacing = Pacing {
+        week: week::chart(&pace::calendar(ctx, &spec), Timestamp::now(), limits.rate.value),
+        blind: pace::blind(&client, &pace::health(ctx, &spec)).await?,
+        signals: pace::health(ctx, &spec).signals.iter().map(|(kind, _)| kind.name()).collect(),
+    };
     if ctx.json {
-        print_json(&as_json(&spec, &plan, &rehearsed, &limits));
+        print_json(&as_json(&spec, &plan, &rehearsed, &limits, &pacing));
     } else {
-        print(&as_text(&spec, &plan, &rehearsed, &limits, ctx.verbose));
+        print(&as_text(&spec, &plan, &rehearsed, &limits, &pacing, ctx.verbose));
     }
     Ok(Exit::Done)
 }
@@ -57,7 +71,8 @@ fn estimate(plan: &Plan, rehearsed: &Rehearsed, limits: &Limits) -> Option<Estim
         .min(f64::from(limits.chunk_rows_max.value));
     let share = (to_do / (plan.table_rows.max(1) as f64)).clamp(0.001, 1.0);
     let unlimited = to_do * ms_per_row / 1000.0 / f64::from(limits.workers.value);
-    let paced = limits.rate.value.map_or(0.0, |rate| to_do / rate.get());
+    let wal_per_row = rehearsal.wal_bytes as f64 / rows;
+    let paced = to_do / limits.rate.value.as_rows(wal_per_row);
     Some(Estimate {
         chunks: (to_do / share / chunk_rows).ceil() as i64,
         wal_bytes: (rehearsal.wal_bytes as f64 / rows * to_do) as i64,
@@ -70,7 +85,13 @@ fn estimate(plan: &Plan, rehearsed: &Rehearsed, limits: &Limits) -> Option<Estim
     })
 }
 
-fn as_json(spec: &Spec, plan: &Plan, rehearsed: &Rehearsed, limits: &Limits) -> serde_json::Value {
+fn as_json(
+    spec: &Spec,
+    plan: &Plan,
+    rehearsed: &Rehearsed,
+    limits: &Limits,
+    pacing: &Pacing,
+) -> serde_json::Value {
     let rehearsal = rehearsed.as_ref().ok().and_then(Option::as_ref).map(|rehearsal| {
         serde_json::json!({
             "keys": rehearsal.keys,
@@ -98,9 +119,12 @@ fn as_json(spec: &Spec, plan: &Plan, rehearsed: &Rehearsed, limits: &Limits) -> 
         "rehearsal_error": rehearsed.as_ref().err(),
         "estimate": estimate(plan, rehearsed, limits),
         "warnings": plan.warnings,
+        "week": pacing.week,
+        "signals": pacing.signals,
+        "blind_signals": pacing.blind,
         "limits": {
             "workers": limits.workers,
-            "rate_rows_per_s": limits.rate,
+            "rate": limits.rate,
             "chunk_time_ms": { "value": limits.chunk_time.value.as_millis() as u64, "origin": limits.chunk_time.origin },
             "chunk_rows_max": limits.chunk_rows_max,
             "quarantine_max": limits.quarantine_max,
@@ -114,6 +138,7 @@ fn as_text(
     plan: &Plan,
     rehearsed: &Rehearsed,
     limits: &Limits,
+    pacing: &Pacing,
     verbose: bool,
 ) -> String {
     let mut lines: Vec<String> = Vec::new();
@@ -171,6 +196,25 @@ fn as_text(
     for (label, value) in limit_lines(limits, verbose) {
         line(label, value);
     }
+    for (i, row) in pacing.week.iter().enumerate() {
+        line(if i == 0 { "the week" } else { "" }, row.clone());
+    }
+    line(
+        "signals",
+        match pacing.signals.is_empty() {
+            true => "none: [health] turns all of them off".to_owned(),
+            false => pacing.signals.join(", "),
+        },
+    );
+    if !pacing.blind.is_empty() {
+        let (blind, mend) = (pace::names(&pacing.blind), pace::mend(&plan.server.role));
+        line(
+            "blind",
+            format!(
+                "this role cannot see {blind}; a run will refuse without --accept-blind: {mend}"
+            ),
+        );
+    }
     for warning in &plan.warnings {
         line("warning", warning.clone());
     }
@@ -212,8 +256,7 @@ fn hot(plan: &Plan) -> String {
 }
 
 fn limit_lines(limits: &Limits, verbose: bool) -> Vec<(&'static str, String)> {
-    let rate =
-        limits.rate.value.map_or_else(|| "no rate limit".to_owned(), |rate| rate.to_string());
+    let rate = limits.rate.value;
     if !verbose {
         let workers = limits.workers.value;
         let chunk_time = duration(limits.chunk_time.value);

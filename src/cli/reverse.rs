@@ -6,7 +6,7 @@ use super::context::{Context, who};
 use super::drive::{Job, Next, drive};
 use super::failure::{Exit, Failure};
 use super::run::{Flags, finish_cancel};
-use super::say;
+use super::{pace, say};
 use crate::plan::{Accepted, Plan, Taken};
 use crate::spec::Spec;
 use crate::state::{Run, RunState};
@@ -131,6 +131,7 @@ async fn make_job(
     let taken = Taken { run: forward, images: &images, types };
     let accepted = Accepted { subscribers_prepared: flags.accepted.subscribers_prepared };
     let plan = Plan::reverse(client, &spec, &taken, ctx.store.schema(), accepted).await?;
+    pace::check_blind(ctx, client, &spec, &plan, flags.pace).await?;
     Ok(Job { spec, plan })
 }
 

@@ -6,7 +6,7 @@ use super::acquire::acquire;
 use super::context::{Context, who};
 use super::drive::{Job, Next, drive};
 use super::failure::{Exit, Failure};
-use super::{AcceptFlags, LimitFlags, ResumeFlags, reverse, say};
+use super::{AcceptFlags, LimitFlags, PaceFlags, ResumeFlags, pace, reverse, say};
 use crate::plan::Plan;
 use crate::spec::Spec;
 use crate::state::{Actor, NewRun, NewUndo, PinnedSpec, Run, RunEvent, RunState};
@@ -29,6 +29,8 @@ pub(super) struct Flags {
     pub limits: LimitFlags,
     /// What is accepted.
     pub accepted: AcceptFlags,
+    /// How it is paced.
+    pub pace: PaceFlags,
     /// How a run is taken up again.
     pub takeover: ResumeFlags,
 }
@@ -299,5 +301,7 @@ async fn make_plan(
 ) -> Result<Plan, Failure> {
     let accepted =
         crate::plan::Accepted { subscribers_prepared: flags.accepted.subscribers_prepared };
-    Ok(Plan::make(client, spec, ctx.store.schema(), accepted).await?)
+    let plan = Plan::make(client, spec, ctx.store.schema(), accepted).await?;
+    pace::check_blind(ctx, client, spec, &plan, flags.pace).await?;
+    Ok(plan)
 }

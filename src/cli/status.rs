@@ -21,7 +21,7 @@ pub(super) async fn status(
     loop {
         let client = ctx.connect().await?;
         let run = ctx.need_run(&client, name).await?;
-        let report = Report::load(&client, &ctx.store, run, ctx.project.retention()).await?;
+        let report = Report::load(&client, &ctx.store, run, ctx).await?;
         drop(client);
         if watch && std::io::stdout().is_terminal() && !ctx.json {
             // Home and clear: the report keeps its place on the screen.
@@ -60,7 +60,7 @@ async fn reports(ctx: &Context) -> Result<Vec<Report>, Failure> {
     }
     let mut reports = Vec::new();
     for run in ctx.store.list(&client).await? {
-        reports.push(Report::load(&client, &ctx.store, run, ctx.project.retention()).await?);
+        reports.push(Report::load(&client, &ctx.store, run, ctx).await?);
     }
     Ok(reports)
 }

@@ -69,6 +69,11 @@ impl Database {
         Ok(Database { pool, info })
     }
 
+    /// Other connections to the same database, at most `size`, which those of this pool cannot use up.
+    pub fn apart(&self, size: usize) -> Result<Database, ConnectError> {
+        Database::new(self.info.clone(), size)
+    }
+
     /// Lends a connection.
     pub async fn get(&self) -> Result<Object, ConnectError> {
         use deadpool_postgres::PoolError;

@@ -157,7 +157,7 @@ pub async fn set_aside(
             }
             work.store.release(client, at).await?;
             work.store.quarantine(client, at, key, code, &fault.message).await?;
-            work.store.settle(client, at, 0, 0).await
+            work.store.settle(client, at, 0, 0).await.map(drop)
         };
         let bound = Bounds::LOOKUP.statement;
         statements.await.map_err(|error| Setback::from_store(error, started.elapsed(), bound))

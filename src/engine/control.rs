@@ -2,22 +2,31 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+use tokio::time::Instant;
+
 use super::Stop;
 use super::dispatcher::{Dispatcher, Ending};
 use super::worker::Note;
 use crate::db::lock::{self, Attempt};
 use crate::event::Event;
-use crate::settings::{Limits, Origin, Rate, Setting};
-use crate::state::{RunState, Tuned};
+use crate::settings::{Limits, Origin, Setting};
+use crate::state::{Paced, RunState, Tuned};
 
-/// The limits with what an operator tuned put over them.
-pub fn tuned_limits(base: &Limits, tuned: &Tuned) -> Limits {
+/// How often other sessions are shown values that change all the time, such as a lag.
+const PUBLISH_EVERY: Duration = Duration::from_secs(2);
+
+/// The limits with what an operator tuned put over them, while that lasts.
+pub(super) fn tuned_limits(base: &Limits, tuned: &Tuned, now: Timestamp) -> Limits {
     fn over<T: Copy>(setting: Setting<T>, tuned: Option<T>) -> Setting<T> {
         tuned.map_or(setting, |value| Setting { value, origin: Origin::Tune })
     }
+    if tuned.limits_until.is_some_and(|ends| ends.is_past(now)) {
+        return *base;
+    }
     Limits {
         workers: over(base.workers, tuned.workers),
-        rate: over(base.rate, tuned.rate_rows_per_s.map(Rate::rows_per_second)),
+        rate: over(base.rate, tuned.rate),
         chunk_time: over(base.chunk_time, tuned.chunk_time_ms.map(Duration::from_millis)),
         ..*base
     }
@@ -64,14 +73,39 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// Once a second: requests, what other sessions may see, and the courtesy lock.
+    /// Once a second: requests, the clock, the signals, what other sessions may see, and the courtesy lock.
     pub(super) async fn tick(&mut self) {
         self.read_control().await;
-        if self.is_unpublished && self.ending.is_none() {
+        self.turn();
+        self.ask_throttle();
+        for detail in std::mem::take(&mut self.unlogged) {
+            self.audit("throttle", &detail).await;
+        }
+        let is_due = self.published_at.is_none_or(|at| at.elapsed() >= PUBLISH_EVERY);
+        if (self.is_unpublished || is_due) && self.ending.is_none() {
             self.publish().await;
         }
         if self.lock.as_ref().is_some_and(|lock| !lock.is_alive()) {
             self.retake_lock().await;
+        }
+    }
+
+    /// Lets the pace follow the clock, the signals and what was tuned.
+    fn turn(&mut self) {
+        let turned = self.pacing.tick();
+        let limits = self.pacing.limits;
+        if turned.limits {
+            self.sizer.set_target(limits.chunk_time.value);
+            self.work.database.resize(super::pool_size(limits.workers.value));
+            self.is_unpublished = true;
+        }
+        if turned.window {
+            let (window, until) = self.pacing.window().cloned().unzip();
+            self.listener.hear(&Event::Window { window, until: until.flatten() });
+            self.is_unpublished = true;
+        }
+        if let Some(reason) = self.pacing.closed() {
+            self.end(Ending::Drain(format!("{reason}; --no-wait")));
         }
     }
 
@@ -91,40 +125,45 @@ impl Dispatcher<'_> {
             RunState::Running => {}
             state => self.end(Ending::Drain(format!("the run is {}", state.as_str()))),
         }
+        self.pacing.idle_wal(control.wal_at, self.in_flight.is_empty());
         if control.version != self.control_version {
             self.control_version = control.version;
-            self.apply(&control.tuned);
+            let before = self.pacing.limits;
+            self.pacing.tune(control.tuned);
+            self.turn();
+            let limits = self.pacing.limits;
+            if limits != before {
+                self.listener.hear(&Event::Tuned {
+                    workers: limits.workers.value,
+                    rate_rows_per_s: limits.rate.value.rows_per_s,
+                    wal_bytes_per_s: limits.rate.value.wal_per_s,
+                    chunk_time_ms: limits.chunk_time.value.as_millis() as u64,
+                });
+            }
         }
     }
 
-    fn apply(&mut self, tuned: &Tuned) {
-        let limits = tuned_limits(&self.start.base, tuned);
-        if limits == self.limits {
-            return;
-        }
-        self.limits = limits;
-        self.sizer.set_target(limits.chunk_time.value);
-        self.rate.send_replace(limits.rate);
-        self.work.database.resize(super::pool_size(limits.workers.value));
-        self.is_unpublished = true;
-        self.listener.hear(&Event::Tuned {
-            workers: limits.workers.value,
-            rate_rows_per_s: limits.rate.value.map(Rate::get),
-            chunk_time_ms: limits.chunk_time.value.as_millis() as u64,
-        });
-    }
-
-    /// Shows other sessions the limits and the verdict.
-    async fn publish(&mut self) {
+    /// Shows other sessions the limits and what binds.
+    pub(super) async fn publish(&mut self) {
         let Ok(client) = self.work.database.get().await else { return };
-        let (store, run_id, limits) = (&self.work.store, self.work.run_id, &self.limits);
-        let rate = limits.rate.value.map(Rate::get);
+        let (store, run_id, limits) = (&self.work.store, self.work.run_id, &self.pacing.limits);
         let chunk_time = limits.chunk_time.value.as_millis() as i32;
-        let limited =
-            store.publish_limits(&client, run_id, limits.workers.value, rate, chunk_time).await;
-        let verdict = self.verdict();
-        let told = store.publish_throttle(&client, run_id, verdict.word(), verdict.reason()).await;
+        let (workers, rate) = (limits.workers.value, limits.rate.value);
+        let limited = store.publish_limits(&client, run_id, workers, rate, chunk_time).await;
+        let verdict = self.pacing.verdict();
+        let spent = self.pacing.spent();
+        let window = self.pacing.window();
+        let paced = Paced {
+            verdict: verdict.word(),
+            reason: verdict.reason(),
+            by: verdict.cause().map(|cause| cause.by.as_str()),
+            window: window.map(|(name, until)| (name.as_str(), until.as_deref())),
+            spent: &spent,
+            wal_per_row: self.pacing.wal_per_row(),
+        };
+        let told = store.publish_throttle(&client, run_id, &paced).await;
         self.is_unpublished = limited.and(told).is_err();
+        self.published_at = Some(Instant::now());
     }
 
     /// The lock's connection broke. Exactness does not depend on it: when somebody else has it, the epoch tells.

@@ -13,16 +13,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_postgres::CancelToken;
 
+use super::pacing::{Charge, Pace, Pacing};
 use super::queue::Queue;
 use super::sizer::Sizer;
 use super::worker::{Attempt, Note, Settled};
 use super::{Outcome, Setback, Stop, Work, chunk_bounds, chunker, worker};
 use crate::db::lock::RunLock;
 use crate::event::{Event, Listener};
-use crate::settings::{Limits, Rate, Setting};
 use crate::state::Chunk;
-use crate::throttle::pacer::Pacer;
-use crate::throttle::{RateLimit, Shortage, Throttle, Verdict, strictest};
+use crate::throttle::Verdict;
 
 /// How often requests are read when no chunk's claim brings them.
 const TICK: Duration = Duration::from_secs(1);
@@ -38,8 +37,8 @@ const PAGE: i64 = 1_000;
 
 /// A chunk that a worker has.
 pub(super) struct InFlight {
-    /// Rows charged for it beforehand.
-    pub(super) charged: f64,
+    /// What was charged for it beforehand.
+    pub(super) charge: Charge,
     /// How to cancel its statement; known once it has a connection.
     pub(super) token: Option<CancelToken>,
     /// Whether its rows are written and only the mark and the COMMIT are left.
@@ -61,10 +60,6 @@ pub(super) enum Ending {
 
 /// What an earlier runner left, and what this one starts from.
 pub struct Start {
-    /// The limits before anything was tuned.
-    pub base: Limits,
-    /// The limits in force.
-    pub limits: Limits,
     /// The size an earlier runner had reached.
     pub chunk_rows: Option<u32>,
     /// The number of the next chunk; pending ones have lower numbers.
@@ -83,7 +78,6 @@ pub struct Start {
 pub struct Dispatcher<'l> {
     pub(super) work: Arc<Work>,
     pub(super) start: Start,
-    pub(super) limits: Limits,
     pub(super) listener: &'l mut dyn Listener,
     pub(super) lock: Option<RunLock>,
     pub(super) stop: watch::Receiver<Stop>,
@@ -92,16 +86,14 @@ pub struct Dispatcher<'l> {
     tasks: JoinSet<(Chunk, Attempt)>,
     notes: (mpsc::UnboundedSender<Note>, mpsc::UnboundedReceiver<Note>),
     pub(super) sizer: Sizer,
-    pub(super) pacer: Pacer,
-    pacer_rate: Option<Rate>,
-    throttles: Vec<Box<dyn Throttle>>,
-    verdict: Verdict,
+    pub(super) pacing: Pacing,
+    /// Verdicts told but not yet in the run's log.
+    pub(super) unlogged: Vec<String>,
     pub(super) is_unpublished: bool,
-    pub(super) rate: watch::Sender<Setting<Option<Rate>>>,
-    pub(super) shortage: watch::Sender<Option<String>>,
+    pub(super) published_at: Option<Instant>,
     pub(super) shortage_ends: Option<Instant>,
     /// The next chunk to start, already charged for.
-    charged: Option<(Chunk, f64)>,
+    charged: Option<(Chunk, Charge)>,
     pub(super) ending: Option<Ending>,
     /// When the server was first and last found missing, in one stretch.
     pub(super) absent: Option<(Instant, Instant)>,
@@ -125,15 +117,13 @@ impl<'l> Dispatcher<'l> {
     pub fn new(
         work: Work,
         start: Start,
+        pace: Pace,
         lock: RunLock,
         stop: watch::Receiver<Stop>,
         listener: &'l mut dyn Listener,
     ) -> Dispatcher<'l> {
-        let limits = start.limits;
-        let (rate, rate_seen) = watch::channel(limits.rate);
-        let (shortage, shortage_seen) = watch::channel(None);
-        let throttles: Vec<Box<dyn Throttle>> =
-            vec![Box::new(RateLimit(rate_seen)), Box::new(Shortage(shortage_seen))];
+        let pacing = Pacing::new(pace);
+        let limits = pacing.limits;
         Dispatcher {
             sizer: Sizer::new(
                 limits.chunk_time.value,
@@ -141,7 +131,6 @@ impl<'l> Dispatcher<'l> {
                 start.chunk_rows,
             ),
             work: Arc::new(work),
-            limits,
             listener,
             lock: Some(lock),
             stop,
@@ -149,13 +138,10 @@ impl<'l> Dispatcher<'l> {
             in_flight: HashMap::new(),
             tasks: JoinSet::new(),
             notes: mpsc::unbounded_channel(),
-            pacer: Pacer::default(),
-            pacer_rate: None,
-            throttles,
-            verdict: Verdict::Proceed,
+            pacing,
+            unlogged: Vec::new(),
             is_unpublished: true,
-            rate,
-            shortage,
+            published_at: None,
             shortage_ends: None,
             charged: None,
             ending: None,
@@ -189,6 +175,7 @@ impl<'l> Dispatcher<'l> {
                 self.wait().await;
             }
         }
+        self.publish().await;
         let outcome = self.conclude().await;
         let state = match &outcome {
             Outcome::Reached(state) => state.as_str(),
@@ -220,17 +207,16 @@ impl<'l> Dispatcher<'l> {
             }
             if self.charged.is_none() {
                 let Some(chunk) = self.queue.pop(Instant::now()) else { return };
-                let estimate = f64::from(chunk.keys) * self.sizer.selectivity();
-                self.pacer.charge(estimate);
-                self.charged = Some((chunk, estimate));
+                let charge = self.pacing.charge(f64::from(chunk.keys) * self.sizer.selectivity());
+                self.charged = Some((chunk, charge));
             }
-            if !self.pacer.pay().is_zero() {
+            if !self.pacing.pay().is_zero() {
                 return;
             }
-            if let Some((chunk, charged)) = self.charged.take() {
+            if let Some((chunk, charge)) = self.charged.take() {
                 self.in_flight
-                    .insert(chunk.seq, InFlight { charged, token: None, is_written: false });
-                let bounds = chunk_bounds(&self.limits);
+                    .insert(chunk.seq, InFlight { charge, token: None, is_written: false });
+                let bounds = chunk_bounds(&self.pacing.limits);
                 self.tasks.spawn(worker::work(
                     self.work.clone(),
                     chunk,
@@ -244,31 +230,26 @@ impl<'l> Dispatcher<'l> {
     /// Whether another chunk may start. One whose rows are written does not count, so that the disk and the processor work at
     /// the same time; at most as many of those as there are workers.
     fn has_room(&self) -> bool {
-        let workers = self.limits.workers.value as usize;
+        let workers = self.pacing.limits.workers.value as usize;
         let at_work = self.in_flight.values().filter(|chunk| !chunk.is_written).count();
         at_work < workers && self.in_flight.len() < workers * 2
     }
 
-    /// The binding verdict; a change is told and its rate put into force.
-    fn ask_throttle(&mut self) -> Verdict {
-        let verdict = strictest(&self.throttles);
-        if verdict != self.verdict {
-            let event =
-                Event::Throttle { verdict: verdict.word(), reason: verdict.reason().to_owned() };
-            self.listener.hear(&event);
-            self.verdict = verdict.clone();
+    /// The binding verdict; a change of its kind or its constraint is told.
+    pub(super) fn ask_throttle(&mut self) -> Verdict {
+        let (verdict, is_other) = self.pacing.rule();
+        if is_other {
+            let reason = verdict.reason().to_owned();
+            self.unlogged.push(format!("{}: {reason}", verdict.word()));
+            let by = verdict.cause().map(|cause| cause.by.clone());
+            self.listener.hear(&Event::Throttle { verdict: verdict.word(), by, reason });
             self.is_unpublished = true;
-        }
-        // A hold keeps the debt; it only postpones it.
-        if !matches!(verdict, Verdict::Hold(_)) && verdict.rate() != self.pacer_rate {
-            self.pacer_rate = verdict.rate();
-            self.pacer.set_rate(self.pacer_rate);
         }
         verdict
     }
 
     fn wants_chunks(&self) -> bool {
-        let workers = self.limits.workers.value as usize;
+        let workers = self.pacing.limits.workers.value as usize;
         let is_low = self.queue.ready() < workers * READY_PER_WORKER / 2;
         let has_more = self.has_pages || self.must_reload || !self.fully_cut;
         let is_due = self.cut_due.is_none_or(|due| due <= Instant::now());
@@ -331,9 +312,8 @@ impl<'l> Dispatcher<'l> {
     }
 
     async fn cut(&mut self) -> Result<(), Setback> {
-        let cap = self.pacer_rate.map_or(f64::MAX, |rate| (rate.get() * RATE_SHARE).max(1.0));
-        let size = f64::from(self.sizer.size()).min(cap) as u32;
-        let count = self.limits.workers.value * READY_PER_WORKER as u32;
+        let size = f64::from(self.sizer.size()).min(self.pacing.rows_within(RATE_SHARE)) as u32;
+        let count = self.pacing.limits.workers.value * READY_PER_WORKER as u32;
         let sliced = chunker::cut(&self.work, size, count).await?;
         self.saw(&sliced.chunks);
         self.fully_cut = sliced.fully_cut;
@@ -364,7 +344,7 @@ impl<'l> Dispatcher<'l> {
         }
         if self.shortage_ends.is_some_and(|ends| ends <= Instant::now()) {
             self.shortage_ends = None;
-            self.shortage.send_replace(None);
+            self.pacing.shortage.0 = None;
         }
     }
 
@@ -372,7 +352,7 @@ impl<'l> Dispatcher<'l> {
     fn wake_at(&mut self) -> Instant {
         let now = Instant::now();
         let has_room = self.has_room();
-        let payment = (self.charged.is_some() && has_room).then(|| now + self.pacer.pay());
+        let payment = (self.charged.is_some() && has_room).then(|| now + self.pacing.pay());
         let due =
             [payment, self.queue.next_due().filter(|_| has_room), self.shortage_ends, self.cut_due];
         // A due time in the past is one that something else blocks; the tick looks at it again.
@@ -381,26 +361,26 @@ impl<'l> Dispatcher<'l> {
 
     async fn attempted(&mut self, chunk: Chunk, attempt: Attempt) {
         let in_flight = self.in_flight.remove(&chunk.seq);
-        let charged = in_flight.as_ref().map_or(0.0, |in_flight| in_flight.charged);
+        let charge = in_flight.as_ref().map(|in_flight| in_flight.charge).unwrap_or_default();
         let had_connection = in_flight.is_some_and(|in_flight| in_flight.token.is_some());
         match attempt {
-            Attempt::Settled(settled) => self.settled(&chunk, &settled, charged).await,
+            Attempt::Settled(settled) => self.settled(&chunk, &settled, charge).await,
             Attempt::Refused(state) => {
-                self.pacer.charge(-charged);
+                self.pacing.refund(charge);
                 self.queue.push_front(chunk);
                 self.end(Ending::Drain(format!("the run is {}", state.as_str())));
             }
             Attempt::Setback(setback) => {
-                self.pacer.charge(-charged);
+                self.pacing.refund(charge);
                 self.set_back(chunk, setback, had_connection).await;
             }
         }
     }
 
-    async fn settled(&mut self, chunk: &Chunk, settled: &Settled, charged: f64) {
+    async fn settled(&mut self, chunk: &Chunk, settled: &Settled, charge: Charge) {
         self.absent = None;
         self.queue.forget(chunk.seq);
-        self.pacer.charge(settled.rows as f64 - charged);
+        let wal_bytes = self.pacing.settle(settled, charge);
         if !settled.found_done {
             self.sizer.observe(chunk.keys.max(0) as u32, settled.rows as u32, settled.took);
             self.sizer.weigh(chunk.keys.max(0) as u32, settled.image_bytes);
@@ -412,6 +392,7 @@ impl<'l> Dispatcher<'l> {
             keys: i64::from(chunk.keys),
             took_ms: settled.took.as_millis() as u64,
             write_us: settled.writing.as_micros() as u64,
+            wal_bytes: wal_bytes as u64,
             found_done: settled.found_done,
         });
         if settled.control_version != self.control_version {
@@ -433,10 +414,5 @@ impl<'l> Dispatcher<'l> {
         if self.ending.is_none() || ending == Ending::TakenOver {
             self.ending = Some(ending);
         }
-    }
-
-    /// The verdict as last told.
-    pub(super) fn verdict(&self) -> &Verdict {
-        &self.verdict
     }
 }

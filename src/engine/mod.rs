@@ -11,6 +11,7 @@
 pub mod chunker;
 mod conclusion;
 mod control;
+mod pacing;
 pub mod dispatcher;
 pub mod queue;
 mod recovery;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-pub use control::tuned_limits;
+pub use pacing::Pace;
 
 use crate::db::session::Bounds;
 use crate::db::{Class, Database, Session};

@@ -79,8 +79,7 @@ impl Dispatcher<'_> {
     }
 
     fn hold(&mut self, chunk: Chunk, fault: &Fault, attempts: u32, wait: std::time::Duration) {
-        self.shortage
-            .send_replace(Some(format!("the server is out of something: {}", fault.message)));
+        self.pacing.shortage.0 = Some(format!("the server is out of something: {}", fault.message));
         self.shortage_ends = Some(Instant::now() + wait);
         self.again(chunk, fault, attempts, wait);
     }
@@ -133,6 +132,7 @@ impl Dispatcher<'_> {
             keys,
             took_ms: 0,
             write_us: 0,
+            wal_bytes: 0,
             found_done: true,
         });
     }
@@ -157,9 +157,10 @@ impl Dispatcher<'_> {
             keys: 1,
             took_ms: 0,
             write_us: 0,
+            wal_bytes: 0,
             found_done: false,
         });
-        let allowed = i64::from(self.limits.quarantine_max.value);
+        let allowed = i64::from(self.pacing.limits.quarantine_max.value);
         if self.start.quarantined > allowed {
             self.end(Ending::Fail(format!(
                 "more than {allowed} rows are set aside (quarantine_max); the last one: {}",
@@ -232,10 +233,8 @@ impl Dispatcher<'_> {
             }
             Class::Connection | Class::ReadOnly => self.absent(&fault.message),
             Class::Resources => {
-                self.shortage.send_replace(Some(format!(
-                    "the server is out of something: {}",
-                    fault.message
-                )));
+                self.pacing.shortage.0 =
+                    Some(format!("the server is out of something: {}", fault.message));
                 self.shortage_ends = Some(Instant::now() + std::time::Duration::from_secs(1));
             }
             Class::TooBig if self.cut_failures >= CUTS_MAX => {

@@ -27,6 +27,10 @@ pub struct Settled {
     pub took: Duration,
     /// Of that, the statements that write the rows.
     pub writing: Duration,
+    /// Of that, COMMIT.
+    pub committing: Duration,
+    /// Where the server's WAL stood at the claim and at the mark, in bytes.
+    pub wal: (i64, i64),
     /// Bytes of before-images saved, as they were in memory.
     pub image_bytes: i64,
     /// Whether an earlier attempt had committed it.
@@ -101,33 +105,44 @@ async fn transaction(
     begun.map_err(|error| Setback::from_begin(&error, step.elapsed(), bounds.statement))?;
     let claim =
         claim.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;
-    let settled = |rows, writing, image_bytes, found_done| {
-        let (took, control_version) = (started.elapsed(), claim.control_version);
-        Attempt::Settled(Settled { rows, took, writing, image_bytes, found_done, control_version })
+    let mut settled = Settled {
+        rows: 0,
+        took: Duration::ZERO,
+        writing: Duration::ZERO,
+        committing: Duration::ZERO,
+        wal: (claim.wal_at, claim.wal_at),
+        image_bytes: 0,
+        found_done: false,
+        control_version: claim.control_version,
     };
     if let Some(rows) = claim.done_rows {
         client.batch_execute("COMMIT").await.map_err(|error| fault(error, step))?;
-        return Ok(settled(rows, Duration::ZERO, 0, true));
+        let took = started.elapsed();
+        return Ok(Attempt::Settled(Settled { rows, took, found_done: true, ..settled }));
     }
     if claim.run_state != RunState::Running {
         return Ok(Attempt::Refused(claim.run_state));
     }
     step = Instant::now();
     let written = write(work, client, &claim, chunk.seq, bounds).await?;
-    let rows = written.rows;
-    let writing = step.elapsed();
+    (settled.rows, settled.image_bytes) = (written.rows, written.image_bytes);
+    settled.writing = step.elapsed();
     let _ = notes.send(Note::Written(chunk.seq));
     step = Instant::now();
     let marked = async {
         if work.has_quarantine {
             work.store.release(client, at).await?;
         }
-        work.store.settle(client, at, rows, started.elapsed().as_millis() as i32).await
+        let took = started.elapsed().as_millis() as i32;
+        work.store.settle(client, at, settled.rows, took).await
     };
-    marked.await.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;
+    let marked = marked.await;
+    settled.wal.1 =
+        marked.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;
     step = Instant::now();
     client.batch_execute("COMMIT").await.map_err(|error| fault(error, step))?;
-    Ok(settled(rows, writing, written.image_bytes, false))
+    (settled.committing, settled.took) = (step.elapsed(), started.elapsed());
+    Ok(Attempt::Settled(settled))
 }
 
 /// What the writing statements did.

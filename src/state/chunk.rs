@@ -46,6 +46,8 @@ pub struct Claim {
     pub run_state: RunState,
     /// The run's control version at that moment.
     pub control_version: i32,
+    /// Where the server's WAL stands, in bytes.
+    pub wal_at: i64,
 }
 
 /// A boundary found in the index.
@@ -87,6 +89,8 @@ pub struct Sums {
     pub keys_cut: i64,
     /// When the last chunk was settled, ISO 8601.
     pub last_settled_at: Option<String>,
+    /// Index entries in the chunks that the newest runner did.
+    pub keys_here: i64,
 }
 
 /// The chunk map as evidence.

@@ -18,10 +18,10 @@ pub use images::{Conflict, Field, FieldType, Images, Side};
 pub use records::{Actor, LogLine, NewRun, NewUndo, PinnedSpec};
 use records::{json, key_to_json, one, read_run};
 pub use run::{
-    ALL_STATES, IllegalTransition, LastWorked, Run, RunEvent, RunState, Times, Tuned, Undo,
+    ALL_STATES, Ends, IllegalTransition, LastWorked, Run, RunEvent, RunState, Times, Tuned, Undo,
 };
 pub use schema::{Installed, VERSION};
-pub use work::{Address, Control};
+pub use work::{Address, Control, Paced};
 
 use crate::db::lock::LockKey;
 use crate::sql::Ident;
@@ -120,6 +120,7 @@ statements!(
     set_conflicts,
     settle_chunk,
     split_chunk,
+    stretches,
     transition,
     write_log,
 );

@@ -4,8 +4,12 @@
 //! on what may follow what; the guarded UPDATE of the store is built from it. "Interrupted" is not a state: it is `running` while
 //! nobody holds the run's lock.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::budget::Budget;
 use crate::db::Session;
 use crate::key::{Bound, Key};
 use crate::undo::{Conflicts, UndoMode};
@@ -136,18 +140,44 @@ impl RunEvent {
 }
 
 /// What an operator tuned; wins over every file and flag until the run ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct Tuned {
     /// Chunks in flight at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
-    /// Rows a second; zero stands for unlimited.
+    /// What may be done in a second; an empty budget lifts the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rate_rows_per_s: Option<f64>,
+    pub rate: Option<Budget>,
     /// How long one chunk should take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunk_time_ms: Option<u64>,
+    /// When these limits end; written with each of them, because the newest word counts as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits_until: Option<Ends>,
+    /// A window put into force whatever the clock says, and when that ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<(String, Timestamp)>,
+    /// Health signals passed over, and until when.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ignore: BTreeMap<String, Timestamp>,
+}
+
+/// When what an operator tuned ends.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ends {
+    /// With the run.
+    Never,
+    /// At this instant.
+    At(Timestamp),
+}
+
+impl Ends {
+    /// Whether it is over at an instant.
+    pub fn is_past(self, now: Timestamp) -> bool {
+        matches!(self, Ends::At(end) if end <= now)
+    }
 }
 
 /// A run as the state tables hold it.
@@ -240,8 +270,18 @@ pub struct LastWorked {
     pub chunk_time_ms: Option<i32>,
     /// The chunk size, in key entries.
     pub chunk_rows: Option<i32>,
+    /// Bytes of WAL a second; none is unlimited.
+    pub wal_limit: Option<f64>,
     /// The throttle's last word and its reason.
     pub throttle: Option<(String, String)>,
+    /// The constraint behind it.
+    pub throttle_by: Option<String>,
+    /// The window in force and until when, in words.
+    pub window: Option<(String, Option<String>)>,
+    /// Bytes of WAL that a row costs.
+    pub wal_per_row: Option<f64>,
+    /// Seconds under each constraint, over all runners.
+    pub spent: BTreeMap<String, f64>,
 }
 
 /// When things happened, ISO 8601 with a zone.

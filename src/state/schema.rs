@@ -6,8 +6,11 @@ use tokio_postgres::types::{ToSql, Type};
 use super::{Result, Store, StoreError};
 
 /// The versions, in order; a version's number is its place, from 1. A file that has been released is never edited.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("migrations/0001_init.sql"), include_str!("migrations/0002_undo.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("migrations/0001_init.sql"),
+    include_str!("migrations/0002_undo.sql"),
+    include_str!("migrations/0003_pacing.sql"),
+];
 
 /// The version of the tables that this program works with.
 pub const VERSION: i32 = MIGRATIONS.len() as i32;

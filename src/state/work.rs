@@ -7,6 +7,7 @@ use super::{
     Chunk, Claim, Cover, Cut, Param, Quarantined, Result, RunState, Store, StoreError, Sums, Tuned,
     json, one,
 };
+use crate::budget::Budget;
 use crate::key::{Bound, KeyRange};
 
 /// What a runner reads of its own run between chunks.
@@ -20,6 +21,25 @@ pub struct Control {
     pub version: i32,
     /// What an operator tuned.
     pub tuned: Tuned,
+    /// Where the server's WAL stands, in bytes.
+    pub wal_at: i64,
+}
+
+/// What paces a run at this moment, for other sessions to see.
+#[derive(Debug)]
+pub struct Paced<'a> {
+    /// `proceed`, `slow` or `hold`.
+    pub verdict: &'a str,
+    /// The reason in words.
+    pub reason: &'a str,
+    /// The constraint.
+    pub by: Option<&'a str>,
+    /// The window in force and until when, in words.
+    pub window: Option<(&'a str, Option<&'a str>)>,
+    /// Seconds under each constraint.
+    pub spent: &'a std::collections::BTreeMap<String, f64>,
+    /// Bytes of WAL that a row costs.
+    pub wal_per_row: f64,
 }
 
 /// The number of a chunk of a run, as a runner of an epoch addresses it.
@@ -114,22 +134,23 @@ impl Store {
                 .ok_or(StoreError::Unreadable(format!("state `{state}`")))?,
             control_version: row.get(5),
             source_seq: row.get(6),
+            wal_at: row.get(7),
         })
     }
 
-    /// Marks a claimed chunk done. Part of the chunk's transaction.
+    /// Marks a claimed chunk done: where the server's WAL stands then, in bytes. Part of the chunk's transaction.
     pub async fn settle(
         &self,
         client: &Client,
         at: Address,
         rows_done: i64,
         took_ms: i32,
-    ) -> Result<()> {
+    ) -> Result<i64> {
         let [run, seq, epoch] = at.params();
         let params: [Param<'_>; 5] =
             [run, seq, epoch, (&rows_done, Type::INT8), (&took_ms, Type::INT4)];
         let rows = self.rows(client, "mark a chunk done", &self.sql.settle_chunk, &params).await?;
-        rows.first().map(drop).ok_or(StoreError::EpochOver)
+        rows.first().map(|row| row.get(1)).ok_or(StoreError::EpochOver)
     }
 
     /// Sets the only row of a claimed chunk aside. Part of the transaction that marks the chunk done.
@@ -253,6 +274,7 @@ impl Store {
             epoch: row.get(1),
             version: row.get(2),
             tuned: json(row.get(3))?,
+            wal_at: row.get(4),
         })
     }
 
@@ -262,29 +284,40 @@ impl Store {
         client: &Client,
         run_id: i64,
         workers: u32,
-        rate: Option<f64>,
+        rate: Budget,
         chunk_time_ms: i32,
     ) -> Result<()> {
         let workers = workers as i32;
-        let params: [Param<'_>; 4] = [
+        let params: [Param<'_>; 5] = [
             (&run_id, Type::INT8),
             (&workers, Type::INT4),
-            (&rate, Type::FLOAT8),
+            (&rate.rows_per_s, Type::FLOAT8),
             (&chunk_time_ms, Type::INT4),
+            (&rate.wal_per_s, Type::FLOAT8),
         ];
         self.rows(client, "publish the limits", &self.sql.publish_limits, &params).await.map(drop)
     }
 
-    /// Shows other sessions what the throttle says.
+    /// Shows other sessions what paces the run.
     pub async fn publish_throttle(
         &self,
         client: &Client,
         run_id: i64,
-        verdict: &str,
-        reason: &str,
+        paced: &Paced<'_>,
     ) -> Result<()> {
-        let params: [Param<'_>; 3] =
-            [(&run_id, Type::INT8), (&verdict, Type::TEXT), (&reason, Type::TEXT)];
+        let spent = serde_json::to_string(paced.spent).unwrap_or_default();
+        let window = paced.window.map(|(name, _)| name);
+        let until = paced.window.and_then(|(_, until)| until);
+        let params: [Param<'_>; 8] = [
+            (&run_id, Type::INT8),
+            (&paced.verdict, Type::TEXT),
+            (&paced.reason, Type::TEXT),
+            (&paced.by, Type::TEXT),
+            (&window, Type::TEXT),
+            (&until, Type::TEXT),
+            (&spent, Type::TEXT),
+            (&paced.wal_per_row, Type::FLOAT8),
+        ];
         self.rows(client, "publish the throttle", &self.sql.publish_throttle, &params)
             .await
             .map(drop)
@@ -304,6 +337,7 @@ impl Store {
             keys_done: row.get(4),
             keys_cut: row.get(5),
             last_settled_at: row.get(6),
+            keys_here: row.get(7),
         })
     }
 
@@ -313,6 +347,13 @@ impl Store {
             .rows(client, "read recent rates", &self.sql.recent_rates, &[(&run_id, Type::INT8)])
             .await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Keys, rows and seconds of the chunks done, in up to twenty stretches, oldest first.
+    pub async fn stretches(&self, client: &Client, run_id: i64) -> Result<Vec<(f64, f64, f64)>> {
+        let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
+        let rows = self.rows(client, "read what chunks cost", &self.sql.stretches, &params).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
     }
 
     /// The chunk map as evidence.

@@ -1,23 +1,51 @@
 //! Whether the run may go on, how fast, and why.
 //!
-//! Three things are kept apart: sampling (whoever knows something keeps a cached value), the verdict ([`Throttle`], pure and
-//! immediate), and waiting ([`pacer::Pacer`]). The strictest verdict binds, and every verdict but `Proceed` carries its reason.
+//! Three things are kept apart: sampling (the [`sampler`] keeps the newest values), the verdict (limits and calendar in [`limit`], health in
+//! [`health`], both pure and immediate), and waiting ([`pacer::Pacer`]). The strictest verdict binds, and every verdict but `Proceed`
+//! carries its cause.
 
+pub mod grade;
+pub mod health;
+pub mod law;
+pub mod limit;
 pub mod pacer;
+pub mod probes;
+pub mod sampler;
+#[cfg(test)]
+mod simulation;
 
-use tokio::sync::watch;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::settings::{Rate, Setting};
+use tokio::time::Instant;
+
+use crate::budget::Budget;
+
+/// Why a throttle slows or holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cause {
+    /// The constraint, in a word that stays the same while its values change: `limit`, `window business hours`, `replica_lag`.
+    pub by: String,
+    /// The reason with its values.
+    pub reason: String,
+}
+
+impl Cause {
+    /// Takes both.
+    pub fn new(by: impl Into<String>, reason: impl Into<String>) -> Cause {
+        Cause { by: by.into(), reason: reason.into() }
+    }
+}
 
 /// What a throttle says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// Go on at full speed.
     Proceed,
-    /// Go on at most at this rate.
-    Slow(Rate, String),
+    /// Go on at most with this budget.
+    Slow(Budget, Cause),
     /// Start no chunk.
-    Hold(String),
+    Hold(Cause),
 }
 
 impl Verdict {
@@ -30,33 +58,50 @@ impl Verdict {
         }
     }
 
-    /// Why; empty for `Proceed`.
+    /// Why; none for `Proceed`.
+    pub fn cause(&self) -> Option<&Cause> {
+        match self {
+            Verdict::Proceed => None,
+            Verdict::Slow(_, cause) | Verdict::Hold(cause) => Some(cause),
+        }
+    }
+
+    /// The reason; empty for `Proceed`.
     pub fn reason(&self) -> &str {
-        match self {
-            Verdict::Proceed => "",
-            Verdict::Slow(_, reason) | Verdict::Hold(reason) => reason,
-        }
+        self.cause().map_or("", |cause| &cause.reason)
     }
 
-    /// The rate it allows; none is unlimited.
-    pub fn rate(&self) -> Option<Rate> {
+    /// Hold before slow before proceed, the lower rate first.
+    fn strictness(&self, wal_per_row: f64) -> f64 {
         match self {
-            Verdict::Slow(rate, _) => Some(*rate),
-            _ => None,
+            Verdict::Proceed => f64::INFINITY,
+            Verdict::Slow(budget, _) => budget.as_rows(wal_per_row),
+            Verdict::Hold(_) => -1.0,
         }
     }
+}
 
-    /// The stricter of two: hold before slow before proceed, the lower rate first.
-    fn stricter(self, other: Verdict) -> Verdict {
-        let is_stricter = match (&self, &other) {
-            (Verdict::Hold(_), _) => true,
-            (_, Verdict::Hold(_)) => false,
-            (Verdict::Slow(mine, _), Verdict::Slow(theirs, _)) => mine.get() <= theirs.get(),
-            (Verdict::Slow(..), Verdict::Proceed) => true,
-            (Verdict::Proceed, _) => false,
-        };
-        if is_stricter { self } else { other }
+/// All verdicts together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ruling {
+    /// The one that binds.
+    pub verdict: Verdict,
+    /// The stricter of all budgets in each respect.
+    pub budget: Budget,
+}
+
+/// The ruling of several verdicts, when a row costs so many bytes of WAL.
+pub fn rule(verdicts: impl IntoIterator<Item = Verdict>, wal_per_row: f64) -> Ruling {
+    let mut ruling = Ruling { verdict: Verdict::Proceed, budget: Budget::UNLIMITED };
+    for verdict in verdicts {
+        if let Verdict::Slow(budget, _) = &verdict {
+            ruling.budget = ruling.budget.and(*budget);
+        }
+        if verdict.strictness(wal_per_row) < ruling.verdict.strictness(wal_per_row) {
+            ruling.verdict = verdict;
+        }
     }
+    ruling
 }
 
 /// An opinion on how fast the run may go. Cheap, never blocks: it reads a value that somebody else keeps fresh.
@@ -65,33 +110,53 @@ pub trait Throttle: Send {
     fn verdict(&self) -> Verdict;
 }
 
-/// The strictest of several.
-pub fn strictest(throttles: &[Box<dyn Throttle>]) -> Verdict {
-    throttles.iter().map(|throttle| throttle.verdict()).fold(Verdict::Proceed, Verdict::stricter)
-}
+/// What the server has run out of, when it has: disk, connections, memory. Cleared by the engine when it tries again.
+#[derive(Debug, Default)]
+pub struct Shortage(pub Option<String>);
 
-/// The rate the operator allows, by flag, file or `tune`.
-pub struct RateLimit(pub watch::Receiver<Setting<Option<Rate>>>);
-
-impl Throttle for RateLimit {
+impl Throttle for Shortage {
     fn verdict(&self) -> Verdict {
-        let setting = *self.0.borrow();
-        match setting.value {
-            Some(rate) => Verdict::Slow(rate, format!("limited to {rate} ({})", setting.origin)),
+        match &self.0 {
+            Some(reason) => Verdict::Hold(Cause::new("shortage", reason)),
             None => Verdict::Proceed,
         }
     }
 }
 
-/// What the server has run out of, when it has: disk, connections, memory. Cleared by the engine when it tries again.
-pub struct Shortage(pub watch::Receiver<Option<String>>);
+/// Time spent under each constraint.
+#[derive(Debug)]
+pub struct Ledger {
+    spent: BTreeMap<String, Duration>,
+    since: Instant,
+    by: String,
+}
 
-impl Throttle for Shortage {
-    fn verdict(&self) -> Verdict {
-        match &*self.0.borrow() {
-            Some(reason) => Verdict::Hold(reason.clone()),
-            None => Verdict::Proceed,
-        }
+/// The constraint when none binds: the server's own speed.
+pub const UNBOUND: &str = "none";
+
+impl Default for Ledger {
+    fn default() -> Ledger {
+        Ledger { spent: BTreeMap::new(), since: Instant::now(), by: UNBOUND.to_owned() }
+    }
+}
+
+impl Ledger {
+    /// Another constraint, or the same, binds from here on.
+    pub fn turn(&mut self, verdict: &Verdict) {
+        let now = Instant::now();
+        *self.spent.entry(self.by.clone()).or_default() += now - self.since;
+        self.since = now;
+        self.by = verdict
+            .cause()
+            .map_or(UNBOUND.to_owned(), |cause| format!("{} ({})", cause.by, verdict.word()));
+    }
+
+    /// Seconds by constraint, up to now.
+    pub fn seconds(&self) -> BTreeMap<String, f64> {
+        let mut all: BTreeMap<String, f64> =
+            self.spent.iter().map(|(by, spent)| (by.clone(), spent.as_secs_f64())).collect();
+        *all.entry(self.by.clone()).or_default() += self.since.elapsed().as_secs_f64();
+        all
     }
 }
 
@@ -99,25 +164,32 @@ impl Throttle for Shortage {
 mod tests {
     use super::*;
 
-    struct Says(Verdict);
-
-    impl Throttle for Says {
-        fn verdict(&self) -> Verdict {
-            self.0.clone()
-        }
+    #[test]
+    fn the_strictest_verdict_binds_and_budgets_add_up() {
+        let slow = |budget: Budget| Verdict::Slow(budget, Cause::new("x", budget.to_string()));
+        let hold = Verdict::Hold(Cause::new("disk", "full"));
+        let wal = Budget { rows_per_s: None, wal_per_s: Some(1_000.0) };
+        assert_eq!(rule([], 500.0).verdict, Verdict::Proceed);
+        // A row of 500 bytes: two rows a second.
+        let ruling = rule([Verdict::Proceed, slow(Budget::rows(5.0)), slow(wal)], 500.0);
+        assert_eq!(ruling.verdict, slow(wal));
+        assert_eq!(ruling.budget, Budget { rows_per_s: Some(5.0), wal_per_s: Some(1_000.0) });
+        assert_eq!(
+            rule([slow(Budget::rows(5.0)), hold.clone(), Verdict::Proceed], 1.0).verdict,
+            hold
+        );
     }
 
-    #[test]
-    fn the_strictest_verdict_binds() {
-        let slow = |rate| Verdict::Slow(Rate::rows_per_second(rate).unwrap(), format!("{rate}"));
-        let all = |verdicts: &[Verdict]| {
-            let boxed: Vec<Box<dyn Throttle>> =
-                verdicts.iter().map(|v| Box::new(Says(v.clone())) as Box<dyn Throttle>).collect();
-            strictest(&boxed)
-        };
-        let hold = Verdict::Hold("disk".into());
-        assert_eq!(all(&[]), Verdict::Proceed);
-        assert_eq!(all(&[Verdict::Proceed, slow(10.0), slow(5.0)]), slow(5.0));
-        assert_eq!(all(&[slow(5.0), hold.clone(), Verdict::Proceed]), hold);
+    #[tokio::test(start_paused = true)]
+    async fn time_is_told_by_constraint() {
+        let mut ledger = Ledger::default();
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let hold = Verdict::Hold(Cause::new("replica_lag", "far behind"));
+        ledger.turn(&hold);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        ledger.turn(&Verdict::Proceed);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let seconds = ledger.seconds();
+        assert_eq!((seconds["none"].round(), seconds["replica_lag (hold)"].round()), (5.0, 5.0));
     }
 }

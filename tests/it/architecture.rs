@@ -5,28 +5,49 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules that use nothing of ours but what is listed. `cli` uses all, nobody uses `cli`.
-const MAY_USE: [(&str, &[&str]); 17] = [
+const MAY_USE: [(&str, &[&str]); 22] = [
     ("sql", &[]),
     ("key", &["sql"]),
     ("event", &[]),
     ("diagnostic", &[]),
     ("document", &["diagnostic", "sql"]),
-    ("settings", &["diagnostic", "document", "event"]),
+    ("units", &[]),
+    ("budget", &["event"]),
+    ("calendar", &["budget", "diagnostic", "document", "event", "units"]),
+    ("settings", &["budget", "calendar", "diagnostic", "document", "event", "signal", "units"]),
     ("undo", &[]),
-    ("spec", &["diagnostic", "document", "settings", "sql", "undo"]),
+    ("spec", &["calendar", "diagnostic", "document", "settings", "signal", "sql", "undo"]),
     ("db", &[]),
-    ("state", &["db", "key", "sql", "undo"]),
+    ("state", &["budget", "db", "key", "sql", "undo"]),
     ("plan", &["db", "diagnostic", "document", "event", "key", "spec", "sql", "state", "undo"]),
-    ("throttle", &["settings"]),
-    ("engine", &["db", "event", "key", "plan", "settings", "state", "throttle", "undo"]),
-    ("progress", &["event"]),
-    ("report", &["db", "event", "state", "undo"]),
+    ("signal", &["diagnostic", "document", "event", "sql", "units"]),
+    ("throttle", &["budget", "calendar", "db", "document", "event", "settings", "signal"]),
+    (
+        "engine",
+        &[
+            "budget", "calendar", "db", "event", "key", "plan", "settings", "signal", "state",
+            "throttle", "undo",
+        ],
+    ),
+    ("progress", &["budget", "event"]),
+    ("eta", &["budget", "calendar"]),
+    ("report", &["budget", "calendar", "db", "eta", "event", "state", "undo"]),
     ("migrate", &[]),
     ("server", &[]),
 ];
 
 /// Modules that are synchronous and know no database.
-const PURE: [&str; 15] = [
+const PURE: [&str; 25] = [
+    "eta.rs",
+    "signal.rs",
+    "throttle/grade.rs",
+    "throttle/law.rs",
+    "throttle/health.rs",
+    "units.rs",
+    "budget.rs",
+    "calendar.rs",
+    "calendar/read.rs",
+    "calendar/week.rs",
     "sql.rs",
     "key.rs",
     "event.rs",
@@ -46,6 +67,11 @@ const PURE: [&str; 15] = [
 
 /// Longer files need a reason that their module documentation gives.
 const LINES_MAX: usize = 500;
+
+/// Whether a file is one of tests, which may use what they like.
+fn is_test(path: &Path) -> bool {
+    ["tests.rs", "simulation.rs"].iter().any(|name| path.ends_with(name))
+}
 
 fn sources() -> BTreeMap<PathBuf, String> {
     fn walk(directory: &Path, found: &mut BTreeMap<PathBuf, String>) {
@@ -82,7 +108,7 @@ fn without_tests(text: &str) -> &str {
 #[test]
 fn modules_use_only_what_the_design_allows() {
     let mut broken = Vec::new();
-    for (path, text) in sources() {
+    for (path, text) in sources().into_iter().filter(|(path, _)| !is_test(path)) {
         let module = module(&path);
         let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == module) else {
             assert!(

@@ -181,11 +181,25 @@ fn the_role() {
         "alter table t disable row level security; grant select, update (v) on t to {role}"
     ));
     as_role(&["doctor"]).exits(6).prints("may not create the state tables").prints("CREATE SCHEMA");
-    as_role(&["run", "bad"]).exits(1).says("create the state schema").says("backfill doctor");
+    as_role(&["run", "bad", "--accept-blind"])
+        .exits(1)
+        .says("create the state schema")
+        .says("backfill doctor");
     db.sql.run(&format!("create schema backfill authorization {role}"));
-    as_role(&["doctor"]).exits(0);
-    // These are all the privileges that a run needs.
-    as_role(&["run", "bad"]).exits(0);
+    as_role(&["doctor"]).exits(0).prints("blind: role").prints("GRANT pg_monitor TO");
+    as_role(&["plan", "bad"]).exits(0).prints("this role cannot see replica_lag");
+    let blind = as_role(&["run", "bad"]).exits(3);
+    blind
+        .says("cannot see the health signals replica_lag, replica_delay, sessions, horizon")
+        .says("GRANT pg_monitor TO");
+    assert_eq!(db.sql.number("select count(v) from t"), 0);
+    // Signals that are turned off need not be seen.
+    let off = "[health]\nreplica_lag = \"off\"\nreplica_delay = \"off\"\nsessions = \"off\"\nhorizon = \"off\"\n";
+    std::fs::write(db.directory.join("backfill.toml"), off).unwrap();
+    as_role(&["doctor"]).exits(0).prints("every health signal can be seen");
+    std::fs::write(db.directory.join("backfill.toml"), "").unwrap();
+    // These are all the privileges that a run needs; with pg_monitor it can also see what it does to others.
+    as_role(&["run", "bad", "--accept-blind"]).exits(0);
     as_role(&["verify", "bad"]).exits(0);
     assert_eq!(db.sql.number("select count(v) from t"), 100);
 }
@@ -288,7 +302,7 @@ fn a_spec_that_changed_since_the_run_began() {
     table(&db);
     db.spec("bad", &format!("{GOOD}[limits]\nchunk_rows_max = 10\n"));
     let run = db.start(&["run", "bad", "--rate", "20 rows/s"]);
-    wait_for("chunks settle", || db.chunks_done() >= 2);
+    wait_for("rows are written", || db.sql.number("select count(*) from t where v = 1") >= 10);
     run.kill();
     db.spec("bad", &GOOD.replace("\"1\"", "\"2\""));
     db.backfill(&["resume", "bad"])
@@ -343,7 +357,17 @@ fn a_full_disk_and_too_many_connections_are_held_out() {
          grant all on all tables in schema backfill to {role}"
     ));
     let url = db.url.replace("postgres@", &format!("{role}@"));
-    let run = db.start(&["run", "bad", "--again", "--rate", "20 rows/s", "--json", "--url", &url]);
+    let run = db.start(&[
+        "run",
+        "bad",
+        "--again",
+        "--accept-blind",
+        "--rate",
+        "20 rows/s",
+        "--json",
+        "--url",
+        &url,
+    ]);
     wait_for("chunks settle", || db.status("bad")["run_id"] == 2 && db.chunks_done() >= 2);
     db.sql.run(&format!(
         "alter role {role} connection limit 0;

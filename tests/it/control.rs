@@ -117,7 +117,7 @@ fn tune_takes_effect_and_is_written_down() {
     // At 100 rows/s the rest would have taken three minutes.
     let ran = run.wait().exits(0);
     assert!(ran.stdout.contains(
-        "\"event\":\"tuned\",\"workers\":3,\"rate_rows_per_s\":null,\"chunk_time_ms\":300"
+        "\"event\":\"tuned\",\"workers\":3,\"rate_rows_per_s\":null,\"wal_bytes_per_s\":null,\"chunk_time_ms\":300"
     ));
     assert_eq!(db.sql.number(LEFT), 0);
     db.backfill(&["log", "fill"]).exits(0).prints("no rate limit, 3 workers, chunk time 300 ms");

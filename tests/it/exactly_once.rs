@@ -75,8 +75,12 @@ fn backends_terminated_in_the_middle_of_chunks() {
         while terminated < 20 && !run.is_over() {
             // One chunk at least gets through between two blows, or the run would never end.
             let before = db.chunks_done();
-            terminated +=
-                db.sql.rows(&format!("select pg_terminate_backend(pid) from ({WORKERS}) w")).len();
+            wait_for("a chunk is at work", || {
+                let ended = format!("select pg_terminate_backend(pid) from ({WORKERS}) w");
+                let ended = db.sql.rows(&ended).len();
+                terminated += ended;
+                ended > 0 || run.is_over()
+            });
             wait_for("a chunk settles", || db.chunks_done() > before || run.is_over());
         }
         run.wait().exits(0);

@@ -5,6 +5,7 @@ select count(*) filter (where state = 'done'),
        coalesce(sum(rows_done), 0)::bigint,
        coalesce(sum(keys) filter (where state = 'done'), 0)::bigint,
        coalesce(sum(keys), 0)::bigint,
-       to_json(max(settled_at))#>>'{}'
+       to_json(max(settled_at))#>>'{}',
+       coalesce(sum(keys) filter (where settled_epoch = (select epoch from {schema}.run where run_id = $1)), 0)::bigint
   from {schema}.chunk
  where run_id = $1

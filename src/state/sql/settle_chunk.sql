@@ -4,4 +4,4 @@ update {schema}.chunk
        settled_epoch = $3, error_sqlstate = null, error_message = null
  where run_id = $1 and seq = $2 and state <> 'done'
    and exists (select from {schema}.run where run_id = $1 and epoch = $3)
-returning seq
+returning seq, (pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn)::int8

@@ -1,0 +1,240 @@
+//! Looks at the signals once a second, on a connection of its own, and keeps the newest sample for whoever asks.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::time::Duration;
+
+use deadpool_postgres::Object;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_postgres::{Client, Error};
+
+use super::health::{Measure, Sample};
+use super::probes;
+use crate::db::lock::LockKey;
+use crate::db::{Database, message};
+use crate::signal::{Kind, Settings};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A look that takes longer is given up, and its connection with it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the signals are about.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The table.
+    pub table: u32,
+    /// The lock that this run holds.
+    pub run_lock: LockKey,
+    /// The lock that its chunks hold while at work.
+    pub chunk_lock: LockKey,
+    /// `server_version_num`.
+    pub version: i32,
+}
+
+/// What a look found.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// The signals.
+    pub sample: Sample,
+    /// Runs at work on this server.
+    pub runs: u32,
+}
+
+/// What is remembered from look to look.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) version: i32,
+    pub(super) replicas: Vec<String>,
+    pub(super) slots: BTreeMap<String, f64>,
+    pub(super) lost_slots: Vec<String>,
+    active: Vec<f64>,
+    usual: Option<f64>,
+    checkpoint: Option<(i64, i64)>,
+    by_wal: VecDeque<Instant>,
+}
+
+/// Looks that the usual number of sessions is learnt from: a minute.
+const LEARN: usize = 60;
+
+/// Sessions that are nothing unusual whatever the server is used to.
+const FEW_SESSIONS: f64 = 8.0;
+
+/// Part of `max_wal_size` at which the server begins a checkpoint by itself: a third at least, for every
+/// `checkpoint_completion_target`; a little less is what may be written until the next look.
+const BY_WAL: f64 = 0.3;
+
+/// Over this long requested checkpoints are counted.
+const CHECKPOINTS_OVER: Duration = Duration::from_secs(300);
+
+impl Memory {
+    /// Sessions at work against the usual number, which is the median of the first minute.
+    pub(super) fn sessions(&mut self, active: f64) -> Measure {
+        if self.usual.is_none() {
+            self.active.push(active);
+        }
+        let mut sorted = self.active.clone();
+        sorted.sort_by(f64::total_cmp);
+        let median = sorted.get(sorted.len() / 2).copied().unwrap_or(active);
+        if self.active.len() == LEARN {
+            self.usual = Some(median);
+        }
+        let usual = self.usual.unwrap_or(median).max(FEW_SESSIONS);
+        Measure::value(
+            active / usual,
+            format!("{active:.0} sessions of others are at work, usually at most {usual:.0}"),
+        )
+    }
+
+    /// How many came because of WAL in the last five minutes: requested, and with much WAL since the one before. A CHECKPOINT that
+    /// somebody typed, a backup or a new database request one too, whatever the WAL.
+    pub(super) fn checkpoints(&mut self, requested: i64, redo: i64, max_wal_size: i64) -> f64 {
+        let now = Instant::now();
+        let (requested_before, redo_before) =
+            self.checkpoint.replace((requested, redo)).unwrap_or((requested, redo));
+        if requested > requested_before
+            && (redo - redo_before) as f64 > max_wal_size as f64 * BY_WAL
+        {
+            self.by_wal.push_back(now);
+        }
+        while self.by_wal.front().is_some_and(|at| now - *at > CHECKPOINTS_OVER) {
+            self.by_wal.pop_front();
+        }
+        self.by_wal.len() as f64
+    }
+}
+
+/// Begins to look; ends when nobody holds the receiver any more. The first look is on its way when this returns.
+pub fn start(
+    database: Database,
+    subject: Subject,
+    settings: Settings,
+) -> watch::Receiver<Option<Look>> {
+    let (sender, receiver) = watch::channel(None);
+    tokio::spawn(async move {
+        let mut memory = Memory { version: subject.version, ..Memory::default() };
+        let mut is_first = true;
+        let mut connection: Option<Object> = None;
+        while !sender.is_closed() {
+            let begun = Instant::now();
+            if connection.as_ref().is_none_or(|held| held.is_closed()) {
+                connection = database.get().await.ok();
+            }
+            if let Some(held) = &connection {
+                // The look is no chunk: giving it up leaves nothing half-done.
+                let look = tokio::select! {
+                    look = look(held, &subject, &settings, &mut memory, is_first) => look,
+                    () = tokio::time::sleep(PATIENCE) => None,
+                };
+                match look {
+                    Some(look) => {
+                        is_first = false;
+                        sender.send_replace(Some(look));
+                    }
+                    // A connection that does not answer is thrown away.
+                    None => drop(connection.take().map(Object::take)),
+                }
+            }
+            tokio::time::sleep_until(begun + EVERY).await;
+        }
+    });
+    receiver
+}
+
+/// One look; none when the connection does not serve.
+async fn look(
+    client: &Client,
+    subject: &Subject,
+    settings: &Settings,
+    memory: &mut Memory,
+    is_first: bool,
+) -> Option<Look> {
+    if is_first {
+        memory.lost_slots = probes::lost_slots(client).await.ok()?;
+    }
+    let mut measures = Vec::new();
+    let mut add = |kind: Kind, measure: Measure| {
+        if settings.has(kind) {
+            measures.push((kind, measure));
+        }
+    };
+    let (lag, delay) = pair(probes::replicas(client, memory).await);
+    add(Kind::ReplicaLag, lag);
+    add(Kind::ReplicaDelay, delay);
+    add(Kind::Slots, single(probes::slots(client, memory).await));
+    match probes::archiver(client).await {
+        Ok(Some(measure)) => add(Kind::Archiver, measure),
+        Ok(None) => {}
+        Err(error) => add(Kind::Archiver, unknown(&error)),
+    }
+    add(Kind::Blocked, single(probes::blocked(client, subject).await));
+    let (sessions, horizon) = pair(probes::activity(client, subject, memory).await);
+    add(Kind::Sessions, sessions);
+    add(Kind::Horizon, horizon);
+    let (vacuum, dead) = pair(probes::table(client, subject).await);
+    add(Kind::Autovacuum, vacuum);
+    add(Kind::DeadRows, dead);
+    add(Kind::Checkpoints, single(probes::checkpoints(client, memory).await));
+    if let Some(query) = &settings.query {
+        add(Kind::Query, single(probes::query(client, query).await));
+    }
+    if let Some(path) = &settings.flag_file {
+        add(Kind::FlagFile, flag_file(path));
+    }
+    if let Some(url) = &settings.http {
+        add(Kind::Http, http(url.clone()).await);
+    }
+    let runs = probes::runs(client, subject).await.ok()?;
+    Some(Look { sample: Sample { measures }, runs })
+}
+
+fn unknown(error: &Error) -> Measure {
+    Measure::Unknown(message(error))
+}
+
+fn single(asked: Result<Measure, Error>) -> Measure {
+    asked.unwrap_or_else(|error| unknown(&error))
+}
+
+fn pair(asked: Result<(Measure, Measure), Error>) -> (Measure, Measure) {
+    asked.unwrap_or_else(|error| (unknown(&error), unknown(&error)))
+}
+
+fn flag_file(path: &str) -> Measure {
+    match Path::new(path).try_exists() {
+        Ok(true) => Measure::stated(super::grade::Grade::Hold, format!("the file {path} exists")),
+        Ok(false) => Measure::value(0.0, format!("the file {path} does not exist")),
+        Err(error) => Measure::Unknown(format!("look for {path}: {error}")),
+    }
+}
+
+/// Asks the operator's URL: by HEAD, and where that is not served by GET.
+async fn http(url: String) -> Measure {
+    let asked = tokio::task::spawn_blocking(move || {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .timeout_global(Some(EVERY))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .build()
+            .into();
+        let status = |answer: ureq::http::Response<ureq::Body>| answer.status().as_u16();
+        match agent.head(&url).call().map(status) {
+            Ok(405 | 501) => agent.get(&url).call().map(status),
+            other => other,
+        }
+    });
+    match asked.await {
+        Ok(Ok(status @ (429 | 503))) => Measure::stated(
+            super::grade::Grade::Hold,
+            format!("the operator's URL answers {status}"),
+        ),
+        Ok(Ok(status @ 200..=399)) => {
+            Measure::value(0.0, format!("the operator's URL answers {status}"))
+        }
+        Ok(Ok(status)) => Measure::Unknown(format!("the operator's URL answers {status}")),
+        Ok(Err(error)) => Measure::Unknown(format!("ask the operator's URL: {error}")),
+        Err(error) => Measure::Unknown(format!("ask the operator's URL: {error}")),
+    }
+}

@@ -1,0 +1,94 @@
+//! A replica that lags, in virtual time: where the rate settles.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::health::{Health, Measure, Sample};
+use super::{Throttle, Verdict};
+use crate::signal::{Kind, Settings};
+
+/// A replica that applies so many rows a second, each of 500 bytes, and is seen two seconds late.
+struct Replica {
+    applies: f64,
+    behind: f64,
+    seen: VecDeque<f64>,
+}
+
+impl Replica {
+    fn new(applies: f64) -> Replica {
+        Replica { applies, behind: 0.0, seen: [0.0, 0.0].into() }
+    }
+
+    /// Bytes behind, as they were two seconds ago.
+    fn second(&mut self, rows: f64) -> f64 {
+        self.behind = (self.behind + (rows - self.applies) * 500.0).max(0.0);
+        self.seen.push_back(self.behind);
+        self.seen.pop_front().unwrap()
+    }
+}
+
+/// The rate in each of these seconds, the server being able to do `able` rows a second.
+fn simulate(
+    health: &mut Health,
+    replica: &mut Replica,
+    able: f64,
+    seconds: std::ops::Range<u64>,
+) -> Vec<f64> {
+    let mut rates = Vec::new();
+    let (mut lag, mut used) = (0.0, 0.0);
+    for second in seconds {
+        let sample = Sample { measures: vec![(Kind::ReplicaLag, Measure::value(lag, "replica"))] };
+        health.tick(Duration::from_secs(second), Some(&sample), used, f64::INFINITY);
+        used = match health.verdict() {
+            Verdict::Proceed => able,
+            Verdict::Slow(budget, _) => budget.as_rows(500.0).min(able),
+            Verdict::Hold(_) => 0.0,
+        };
+        lag = replica.second(used);
+        rates.push(used);
+    }
+    rates
+}
+
+#[track_caller]
+fn settles(rates: &[f64], sustainable: f64) {
+    let tail = &rates[1_200..];
+    let within = tail.iter().filter(|rate| (**rate / sustainable - 1.0).abs() <= 0.2).count();
+    let share = within as f64 / tail.len() as f64;
+    let mean = tail.iter().sum::<f64>() / tail.len() as f64;
+    assert!(share >= 0.9, "within 20 % for {:.0} % of the time", share * 100.0);
+    assert!((mean / sustainable - 1.0).abs() < 0.1, "mean {mean} of {sustainable}");
+    let deviation = tail.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>() / tail.len() as f64;
+    assert!(deviation.sqrt() / mean < 0.15, "it oscillates: {}", deviation.sqrt() / mean);
+}
+
+#[test]
+fn the_rate_settles_near_what_a_replica_can_apply_from_above() {
+    for times in [1.05, 1.3, 2.0, 5.0, 20.0] {
+        let mut health = Health::new(Settings::default());
+        let rates = simulate(&mut health, &mut Replica::new(20_000.0), 20_000.0 * times, 0..3_600);
+        settles(&rates, 20_000.0);
+    }
+}
+
+#[test]
+fn and_from_below() {
+    // Slowed down to a tenth by a replica that could apply little; then it can apply more.
+    let mut health = Health::new(Settings::default());
+    let mut replica = Replica::new(2_000.0);
+    simulate(&mut health, &mut replica, 100_000.0, 0..1_800);
+    replica.applies = 20_000.0;
+    let rates = simulate(&mut health, &mut replica, 100_000.0, 1_800..5_400);
+    settles(&rates, 20_000.0);
+}
+
+#[test]
+fn a_replica_that_recovers_gives_the_speed_back() {
+    let mut health = Health::new(Settings::default());
+    let mut replica = Replica::new(20_000.0);
+    simulate(&mut health, &mut replica, 50_000.0, 0..600);
+    replica.applies = 200_000.0;
+    let rates = simulate(&mut health, &mut replica, 50_000.0, 600..2_400);
+    assert_eq!(*rates.last().unwrap(), 50_000.0);
+    assert_eq!(health.verdict(), Verdict::Proceed);
+}
