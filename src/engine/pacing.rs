@@ -42,11 +42,14 @@ pub struct Pace {
 /// Over this long the run's speed is averaged: several chunks, and short enough to follow the control law.
 const SPEED_OVER: Duration = Duration::from_secs(10);
 
-/// How long chunks stay half as long after the last session waited for one.
+/// How long nobody must have waited for a chunk before chunks may take twice as long again.
 const GENTLE_FOR: Duration = Duration::from_secs(30);
 
+/// Between two halvings of the chunk time: chunks cut before must be over first.
+const GENTLER_EVERY: Duration = Duration::from_secs(2);
+
 /// Shortest chunk time that blocked sessions lead to: below, the round trips cost more than the work.
-const GENTLE_MIN: Duration = Duration::from_millis(50);
+const GENTLE_MIN: Duration = Duration::from_millis(20);
 
 /// The pace of a run at work.
 pub(super) struct Pacing {
@@ -63,7 +66,12 @@ pub(super) struct Pacing {
     wal: WalMeter,
     begun: Instant,
     settled: VecDeque<(Instant, f64)>,
-    gentle_until: Option<Instant>,
+    /// How often the chunk time is halved for blocked sessions.
+    halvings: u32,
+    /// When it was last halved or doubled.
+    halved_at: Option<Instant>,
+    /// When a session was last seen waiting.
+    blocked_at: Option<Instant>,
 }
 
 /// What a tick changed.
@@ -90,7 +98,9 @@ impl Pacing {
             wal: WalMeter::default(),
             begun: Instant::now(),
             settled: VecDeque::new(),
-            gentle_until: None,
+            halvings: 0,
+            halved_at: None,
+            blocked_at: None,
             pace,
         };
         pacing.tick();
@@ -130,16 +140,26 @@ impl Pacing {
         Turned { limits: self.limits != before, window: self.limit.window() != window.as_ref() }
     }
 
-    /// With chunks half as long while sessions of the application wait for them.
+    /// With chunks half as long, and half again, while sessions of the application wait for them; and slowly back when none does.
     fn gentle(&mut self, mut limits: Limits) -> Limits {
         let now = Instant::now();
+        let time = limits.chunk_time.value;
+        let halved = |halvings: u32| (time / 2_u32.pow(halvings)).max(GENTLE_MIN.min(time));
+        let is_due = |at: Option<Instant>, wait: Duration| at.is_none_or(|at| now - at >= wait);
         if self.health.is_blocking() {
-            self.gentle_until = Some(now + GENTLE_FOR);
+            self.blocked_at = Some(now);
+            if is_due(self.halved_at, GENTLER_EVERY) && halved(self.halvings) > GENTLE_MIN {
+                self.halvings += 1;
+                self.halved_at = Some(now);
+            }
+        } else if self.halvings > 0
+            && is_due(self.blocked_at, GENTLE_FOR)
+            && is_due(self.halved_at, GENTLE_FOR)
+        {
+            self.halvings -= 1;
+            self.halved_at = Some(now);
         }
-        if self.gentle_until.is_some_and(|until| now < until) {
-            let time = limits.chunk_time.value;
-            limits.chunk_time.value = (time / 2).max(GENTLE_MIN).min(time);
-        }
+        limits.chunk_time.value = halved(self.halvings);
         limits
     }
 

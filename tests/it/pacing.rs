@@ -222,7 +222,9 @@ fn an_application_that_waits_for_a_chunk_halves_the_chunk_time() {
         psql.args([&db.url, "-c", "update t set v = -1 where id = 150"]);
         psql
     });
-    wait_for("chunks take half as long", || db.status("fill")["chunk_time_ms"] == 20_000);
+    wait_for("chunks take half as long, or less", || {
+        db.status("fill")["chunk_time_ms"].as_i64().is_some_and(|ms| ms <= 20_000)
+    });
     waits_for(&db, "1 session waits for rows that this run holds");
     gate.run("select pg_advisory_unlock(4712)");
     application.wait().exits(0);
