@@ -80,7 +80,8 @@ fn remark(event: &Event) -> Option<String> {
         }
         Event::Tuned { workers, rate_rows_per_s, wal_bytes_per_s, chunk_time_ms } => {
             let rate = Budget { rows_per_s: *rate_rows_per_s, wal_per_s: *wal_bytes_per_s };
-            Some(format!("tuned: {workers} workers, {rate}, chunk time {chunk_time_ms} ms"))
+            let plural = if *workers == 1 { "" } else { "s" };
+            Some(format!("tuned: {workers} worker{plural}, {rate}, chunk time {chunk_time_ms} ms"))
         }
         Event::Draining { reason, in_flight } => {
             Some(format!("stopping ({reason}): {in_flight} chunks in flight settle first"))
@@ -98,7 +99,8 @@ pub struct Bar {
 impl Default for Bar {
     fn default() -> Bar {
         let bar = ProgressBar::new(0);
-        let template = "{bar:30} {percent:>3} %  {msg}  [{elapsed_precise}]";
+        // The message is cut to what the terminal has room for: a wrapped bar leaves its lines behind.
+        let template = "{bar:30} {percent:>3} %  [{elapsed_precise}]  {wide_msg}";
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("=> "));

@@ -32,6 +32,9 @@ const READY_PER_WORKER: usize = 2;
 /// Under a rate limit, the share of a second's rows that one chunk may span: the load stays even and a stop takes hold quickly.
 const RATE_SHARE: f64 = 0.25;
 
+/// How often listeners are told the values of a reason that stays the same, such as a lag.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
 /// Pending chunks read at once when a run is taken up again.
 const PAGE: i64 = 1_000;
 
@@ -87,6 +90,9 @@ pub struct Dispatcher<'l> {
     notes: (mpsc::UnboundedSender<Note>, mpsc::UnboundedReceiver<Note>),
     pub(super) sizer: Sizer,
     pub(super) pacing: Pacing,
+    /// The reason last told, and when.
+    told: String,
+    told_at: Option<Instant>,
     /// Verdicts told but not yet in the run's log.
     pub(super) unlogged: Vec<String>,
     pub(super) is_unpublished: bool,
@@ -139,6 +145,8 @@ impl<'l> Dispatcher<'l> {
             tasks: JoinSet::new(),
             notes: mpsc::unbounded_channel(),
             pacing,
+            told: String::new(),
+            told_at: None,
             unlogged: Vec::new(),
             is_unpublished: true,
             published_at: None,
@@ -235,12 +243,17 @@ impl<'l> Dispatcher<'l> {
         at_work < workers && self.in_flight.len() < workers * 2
     }
 
-    /// The binding verdict; a change of its kind or its constraint is told.
+    /// The binding verdict; a change of its kind or its constraint is told at once and logged, other values now and then.
     pub(super) fn ask_throttle(&mut self) -> Verdict {
         let (verdict, is_other) = self.pacing.rule();
-        if is_other {
-            let reason = verdict.reason().to_owned();
-            self.unlogged.push(format!("{}: {reason}", verdict.word()));
+        let reason = verdict.reason();
+        let is_stale = self.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        if is_other || (is_stale && reason != self.told) {
+            let reason = reason.to_owned();
+            (self.told, self.told_at) = (reason.clone(), Some(Instant::now()));
+            if is_other {
+                self.unlogged.push(format!("{}: {reason}", verdict.word()));
+            }
             let by = verdict.cause().map(|cause| cause.by.clone());
             self.listener.hear(&Event::Throttle { verdict: verdict.word(), by, reason });
             self.is_unpublished = true;

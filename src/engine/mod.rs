@@ -11,6 +11,7 @@
 pub mod chunker;
 mod conclusion;
 mod control;
+mod crew;
 mod pacing;
 pub mod dispatcher;
 pub mod queue;

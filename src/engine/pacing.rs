@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::control::tuned_limits;
+use super::crew::Crew;
 use super::worker::Settled;
 use crate::budget::Budget;
 use crate::calendar::Calendar;
@@ -59,6 +60,7 @@ pub(super) struct Pacing {
     pub(super) shortage: Shortage,
     limit: Limit,
     health: Health,
+    crew: Crew,
     pacer: Pacer,
     budget: Budget,
     verdict: Verdict,
@@ -91,6 +93,7 @@ impl Pacing {
             limit,
             health: Health::new(pace.health.clone()),
             shortage: Shortage::default(),
+            crew: Crew::default(),
             pacer: Pacer::default(),
             budget: Budget::UNLIMITED,
             verdict: Verdict::Proceed,
@@ -127,16 +130,16 @@ impl Pacing {
         self.limit.look(at);
         let kept = self.pace.tuned.ignore.iter().filter(|(_, until)| **until > at);
         self.health.exempt(kept.filter_map(|(name, _)| Kind::parse(name)).collect());
-        let allowed = match self.limit.verdict() {
-            Verdict::Slow(budget, _) => budget.as_rows(self.wal.per_row()),
-            _ => f64::INFINITY,
-        };
+        let ruling = rule(self.limit.verdicts(), self.wal.per_row());
+        let allowed = ruling.budget.as_rows(self.wal.per_row());
         let sample = look.as_ref().map(|look| &look.sample);
         if self.pace.looks.is_some() {
             let speed = self.speed();
             self.health.tick(self.begun.elapsed(), sample, speed, allowed);
         }
         self.limits = self.gentle(self.limit.in_force(at));
+        let workers = &mut self.limits.workers.value;
+        *workers = self.crew.workers(self.begun.elapsed(), *workers);
         Turned { limits: self.limits != before, window: self.limit.window() != window.as_ref() }
     }
 
@@ -175,7 +178,8 @@ impl Pacing {
 
     /// The binding verdict now, and whether it is of another kind or by another constraint than the one before.
     pub(super) fn rule(&mut self) -> (Verdict, bool) {
-        let verdicts = [self.limit.verdict(), self.health.verdict(), self.shortage.verdict()];
+        let others = [self.health.verdict(), self.shortage.verdict()];
+        let verdicts = self.limit.verdicts().into_iter().chain(others);
         let ruling = rule(verdicts, self.wal.per_row());
         let by = |verdict: &Verdict| verdict.cause().map(|cause| cause.by.clone());
         let is_other = (ruling.verdict.word(), by(&ruling.verdict))
@@ -215,10 +219,16 @@ impl Pacing {
         let wal = if settled.found_done { 0.0 } else { self.wal.learn(settled) };
         self.pacer.charge(rows - charge.rows, wal - charge.wal);
         self.settled.push_back((Instant::now(), rows));
+        self.crew.settled();
         if !settled.found_done {
             self.health.committed(self.begun.elapsed(), settled.committing);
         }
         wal
+    }
+
+    /// A chunk met a lock timeout or a deadlock.
+    pub(super) fn clashed(&mut self) {
+        self.crew.clashed();
     }
 
     /// How long until what is owed is paid; zero when it is.
@@ -243,8 +253,8 @@ impl Pacing {
 
     /// Why the run ends now instead of waiting; none when it waits or need not.
     pub(super) fn closed(&self) -> Option<String> {
-        (self.pace.no_wait && self.limit.is_closed())
-            .then(|| self.limit.verdict().reason().to_owned())
+        let [_, clock] = self.limit.verdicts();
+        (self.pace.no_wait && self.limit.is_closed()).then(|| clock.reason().to_owned())
     }
 
     /// Bytes of WAL that a row costs.

@@ -36,6 +36,9 @@ impl Dispatcher<'_> {
         {
             return self.give_up(chunk, &fault).await;
         }
+        if fault.class == Class::Contention {
+            self.pacing.clashed();
+        }
         let attempts = self.queue.failed(chunk.seq);
         self.act(chunk, fault, attempts).await;
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Cause, Throttle, Verdict};
+use super::{Cause, Verdict};
 use crate::budget::Budget;
 use crate::calendar::{Calendar, Window};
 use crate::settings::{Limits, Origin, Setting};
@@ -20,7 +20,8 @@ pub struct Limit {
     pub forced: Option<String>,
     /// Runs at work on this server, this one included: each has an equal part of its limits.
     pub share: u32,
-    verdict: Verdict,
+    /// Of what was said for this very run, and of the clock.
+    verdicts: [Verdict; 2],
     /// The window in force and until when, in words.
     window: Option<(String, Option<String>)>,
     is_closed: bool,
@@ -39,7 +40,7 @@ impl Limit {
             calendar,
             forced,
             share: 1,
-            verdict: Verdict::Proceed,
+            verdicts: [Verdict::Proceed, Verdict::Proceed],
             window: None,
             is_closed: false,
         };
@@ -58,32 +59,59 @@ impl Limit {
             self.window = window.map(|w| (w.name.clone(), until(w)));
         }
         self.is_closed = window.is_some_and(|window| window.is_pause);
-        self.verdict = self.decide(at, window, forced.is_some());
+        self.verdicts = self.decide(at, window, forced.is_some());
     }
 
-    fn decide(&self, at: Timestamp, window: Option<&Window>, is_forced: bool) -> Verdict {
+    /// What was said for this very run holds within a window too; what a file says holds outside of them.
+    fn decide(&self, at: Timestamp, window: Option<&Window>, is_forced: bool) -> [Verdict; 2] {
+        let rate = self.limits.rate;
+        let said = match rate.origin.is_operator() && !rate.value.is_unlimited() {
+            true => self.shared(rate.value, limit_cause(rate)),
+            false => Verdict::Proceed,
+        };
+        [said, self.by_clock(at, window, is_forced)]
+    }
+
+    fn by_clock(&self, at: Timestamp, window: Option<&Window>, is_forced: bool) -> Verdict {
         let until = self.window.as_ref().and_then(|(_, until)| until.as_deref());
         let until = until.map(|until| format!(" until {until}")).unwrap_or_default();
         let rate = self.limits.rate;
-        // What was said for this very run holds within a window too; what a file says holds outside of them.
-        let operator = if rate.origin.is_operator() { rate.value } else { Budget::UNLIMITED };
+        let named = |window: &Window| format!("window {}", window.name);
         if let Some(window) = window.filter(|window| window.is_pause) {
             let reason = format!("window `{}` is closed{until}", window.name);
-            return Verdict::Hold(Cause::new(format!("window {}", window.name), reason));
+            return Verdict::Hold(Cause::new(named(window), reason));
         }
-        let (budget, cause) = match window {
-            Some(window) if is_forced && !window.budget.is_unlimited() => {
-                let reason = format!(
-                    "window `{}` is in force by `tune` and allows {}",
-                    window.name, window.budget
-                );
-                (window.budget.and(operator), Cause::new(format!("window {}", window.name), reason))
-            }
-            _ => self.by_clock(at, window, operator, &until),
-        };
-        if budget.is_unlimited() {
+        if let Some(window) = window.filter(|w| is_forced && !w.budget.is_unlimited()) {
+            let reason = format!(
+                "window `{}` is in force by `tune` and allows {}",
+                window.name, window.budget
+            );
+            return self.shared(window.budget, Cause::new(named(window), reason));
+        }
+        let allowed = self.calendar.allowed(at, rate.value);
+        if allowed.budget.is_unlimited() {
             return Verdict::Proceed;
         }
+        let budget = allowed.budget;
+        let cause = match window {
+            Some(window) if allowed.is_ramp => {
+                let reason =
+                    format!("window `{}`: on the way to another rate, {budget} now", window.name);
+                Cause::new(named(window), reason)
+            }
+            None if allowed.is_ramp => {
+                Cause::new("calendar", format!("on the way to another window's rate, {budget} now"))
+            }
+            Some(window) if !window.budget.is_unlimited() => {
+                let reason = format!("window `{}` allows {}{until}", window.name, window.budget);
+                Cause::new(named(window), reason)
+            }
+            _ => limit_cause(rate),
+        };
+        self.shared(budget, cause)
+    }
+
+    fn shared(&self, budget: Budget, cause: Cause) -> Verdict {
         let shared = budget.share(self.share);
         match self.share {
             0 | 1 => Verdict::Slow(budget, cause),
@@ -92,34 +120,6 @@ impl Limit {
                 Verdict::Slow(shared, Cause { reason, ..cause })
             }
         }
-    }
-
-    fn by_clock(
-        &self,
-        at: Timestamp,
-        window: Option<&Window>,
-        operator: Budget,
-        until: &str,
-    ) -> (Budget, Cause) {
-        let rate = self.limits.rate;
-        let allowed = self.calendar.allowed(at, rate.value);
-        let budget = allowed.budget.and(operator);
-        let cause = match window {
-            _ if budget == operator && !operator.is_unlimited() => limit_cause(rate),
-            Some(window) if allowed.is_ramp => Cause::new(
-                format!("window {}", window.name),
-                format!("window `{}`: on the way to another rate, {budget} now", window.name),
-            ),
-            None if allowed.is_ramp => {
-                Cause::new("calendar", format!("on the way to another window's rate, {budget} now"))
-            }
-            Some(window) if !window.budget.is_unlimited() => Cause::new(
-                format!("window {}", window.name),
-                format!("window `{}` allows {}{until}", window.name, window.budget),
-            ),
-            _ => limit_cause(rate),
-        };
-        (budget, cause)
     }
 
     /// The limits with the window's put in, where nobody said otherwise for this very run.
@@ -147,6 +147,11 @@ impl Limit {
         self.window.as_ref()
     }
 
+    /// The verdicts of what was said for this very run and of the clock.
+    pub fn verdicts(&self) -> [Verdict; 2] {
+        self.verdicts.clone()
+    }
+
     /// Whether the window in force is a pause.
     pub fn is_closed(&self) -> bool {
         self.is_closed
@@ -157,18 +162,13 @@ fn limit_cause(rate: Setting<Budget>) -> Cause {
     Cause::new("limit", format!("limited to {} ({})", rate.value, rate.origin))
 }
 
-impl Throttle for Limit {
-    fn verdict(&self) -> Verdict {
-        self.verdict.clone()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::calendar::read;
     use crate::document;
     use crate::settings::Layer;
+    use crate::throttle::rule;
 
     const WINDOWS: &str = "[[throttle.window]]\nname = \"closed\"\ndays = \"sun\"\npause = true\n\
         [[throttle.window]]\nname = \"day\"\nhours = \"09:00-18:00\"\nrate = \"2000 rows/s\"\nworkers = 1\nchunk_time = \"100ms\"\n";
@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn said(limit: &Limit) -> (f64, String) {
-        match limit.verdict() {
+        match rule(limit.verdicts(), 500.0).verdict {
             Verdict::Slow(budget, cause) => (budget.rows_per_s.unwrap(), cause.reason),
             other => (f64::INFINITY, format!("{other:?}")),
         }
@@ -211,6 +211,12 @@ mod tests {
             (500.0, "limited to 500 rows/s (flag)".into())
         );
         assert_eq!(said(&limit(Origin::Flag, rate(9_000.0), noon)).0, 2_000.0);
+        // A row of 500 bytes: 200 of them a second.
+        let wal = Budget { rows_per_s: None, wal_per_s: Some(100_000.0) };
+        let tuned = Layer { rate: Some(wal), ..Layer::default() };
+        let bound = rule(limit(Origin::Tune, tuned, noon).verdicts(), 500.0);
+        assert_eq!(bound.verdict.reason(), "limited to 100.0 kB/s wal (tune)");
+        assert_eq!(bound.budget, Budget { rows_per_s: Some(2_000.0), ..wal });
         let at: Timestamp = noon.parse().unwrap();
         assert_eq!(limit(Origin::Project, rate(1.0), noon).in_force(at).workers.value, 1);
         assert_eq!(limit(Origin::Flag, rate(1.0), noon).in_force(at).workers.value, 4);
@@ -225,7 +231,7 @@ mod tests {
         let limit = limit(Origin::Project, rate(9_000.0), "2026-11-29T12:00:00Z");
         assert!(limit.is_closed());
         assert_eq!(
-            limit.verdict().reason(),
+            limit.verdicts()[1].reason(),
             "window `closed` is closed until Mon 2026-11-30 00:00 UTC"
         );
     }

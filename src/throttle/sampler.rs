@@ -50,14 +50,17 @@ pub(super) struct Memory {
     pub(super) replicas: Vec<String>,
     pub(super) slots: BTreeMap<String, f64>,
     pub(super) lost_slots: Vec<String>,
-    active: Vec<f64>,
     usual: Option<f64>,
+    learnt: u32,
     checkpoint: Option<(i64, i64)>,
     by_wal: VecDeque<Instant>,
 }
 
 /// Looks that the usual number of sessions is learnt from: a minute.
-const LEARN: usize = 60;
+const LEARN: u32 = 60;
+
+/// Most that one of these looks may raise it.
+const LEARN_STEP: f64 = 1.02;
 
 /// Sessions that are nothing unusual whatever the server is used to.
 const FEW_SESSIONS: f64 = 8.0;
@@ -70,22 +73,18 @@ const BY_WAL: f64 = 0.3;
 const CHECKPOINTS_OVER: Duration = Duration::from_secs(300);
 
 impl Memory {
-    /// Sessions at work against the usual number, which is the median of the first minute.
+    /// Sessions at work against the usual number: what the first look saw, before the first chunk, and for a minute a little more with each
+    /// look that sees more. A crowd that comes at once is not taken for the usual.
     pub(super) fn sessions(&mut self, active: f64) -> Measure {
-        if self.usual.is_none() {
-            self.active.push(active);
-        }
-        let mut sorted = self.active.clone();
-        sorted.sort_by(f64::total_cmp);
-        let median = sorted.get(sorted.len() / 2).copied().unwrap_or(active);
-        if self.active.len() == LEARN {
-            self.usual = Some(median);
-        }
-        let usual = self.usual.unwrap_or(median).max(FEW_SESSIONS);
-        Measure::value(
-            active / usual,
-            format!("{active:.0} sessions of others are at work, usually at most {usual:.0}"),
-        )
+        let usual = match self.usual {
+            None => active.max(FEW_SESSIONS),
+            Some(usual) if self.learnt < LEARN && active > usual => active.min(usual * LEARN_STEP),
+            Some(usual) => usual,
+        };
+        (self.usual, self.learnt) = (Some(usual), self.learnt + 1);
+        let words =
+            format!("{active:.0} sessions of others are at work, usually at most {usual:.0}");
+        Measure::value(active / usual, words)
     }
 
     /// How many came because of WAL in the last five minutes: requested, and with much WAL since the one before. A CHECKPOINT that
@@ -187,6 +186,7 @@ async fn look(
         add(Kind::Http, http(url.clone()).await);
     }
     let runs = probes::runs(client, subject).await.ok()?;
+    tracing::debug!(?measures, runs, "signals");
     Some(Look { sample: Sample { measures }, runs })
 }
 

@@ -377,6 +377,57 @@ fn a_replica_that_lags_slows_the_run_and_one_that_vanishes_holds_it() {
 }
 
 #[test]
+fn vacuums_old_transactions_slots_and_crowds_are_seen() {
+    let own = Own::new("signals", &["wal_level=logical", "max_replication_slots=4"]);
+    let health = |line: &str| {
+        let text = format!("[health]\ncommit_latency = \"off\"\n{line}\n");
+        std::fs::write(own.directory.join("backfill.toml"), text).unwrap();
+    };
+    let start = || {
+        own.sql.run("update t set v = null; drop schema if exists backfill cascade");
+        Started::new(own.command(&["run", "fill", "--rate", "5000 rows/s"]))
+    };
+    // A vacuum of the table holds this lock; half the speed while it lasts.
+    let vacuum = Sql::connect(&own.server.url("postgres"));
+    vacuum.run("begin; lock table t in share update exclusive mode");
+    health("horizon = \"off\"");
+    let run = start();
+    own.waits_for("vacuums or analyses the table");
+    vacuum.run("rollback");
+    own.waits_for("slow: limited to 5,000 rows/s");
+    drop(run);
+    // A transaction that keeps dead rows.
+    let report = Sql::connect(&own.server.url("postgres"));
+    report.run("begin isolation level repeatable read; select count(*) from t");
+    health("horizon = { warm = \"500ms\", hot = \"1s\", hold = \"2s\" }");
+    let run = start();
+    own.waits_for("hold: backend");
+    assert!(own.reason().contains("has a transaction open for"), "{}", own.reason());
+    report.run("rollback");
+    drop(run);
+    // A slot that nobody reads keeps WAL.
+    own.sql.run("select pg_create_logical_replication_slot('idle', 'pgoutput')");
+    health("slots = { warm = \"1 kB\", hot = \"2 kB\", hold = \"100 kB\" }");
+    let run = start();
+    own.waits_for("hold: slot `idle` keeps");
+    own.sql.run("select pg_drop_replication_slot('idle')");
+    drop(run);
+    // More sessions at work than usual.
+    health("sessions = { warm = 1, hot = 1.1, hold = 1.2 }");
+    let run = start();
+    own.waits_for("slow: limited");
+    let crowd: Vec<Started> = (0..12)
+        .map(|_| {
+            let mut psql = Command::new("psql");
+            psql.args([&own.server.url("postgres"), "-c", "select pg_sleep(20)"]);
+            Started::new(psql)
+        })
+        .collect();
+    own.waits_for("hold: 12 sessions of others are at work, usually at most 8");
+    drop((run, crowd));
+}
+
+#[test]
 fn mistakes_in_windows_and_signals_are_told_with_their_lines() {
     let db = Db::found();
     table(&db, 10);
