@@ -15,11 +15,24 @@ const PROJECT: &str = r#"# Settings of this project. Flags and environment varia
 
 [limits]
 # workers = 2                     # chunks in flight at once
-# rate = "5000 rows/s"            # over all workers; no limit when not given
+# rate = "5000 rows/s"            # over all workers, or "1 MB/s wal", or both with a comma; no limit when not given
 # chunk_time = "500ms"            # how long one chunk, and so one row lock, may take
 # chunk_rows_max = 50000
 # quarantine_max = 100            # rows to set aside before the run fails
 # lock_timeout = "500ms"          # how long a chunk waits for a row before it gives way
+
+# [[throttle.window]]             # the first that holds wins; outside of all of them [limits] hold
+# name = "business hours"
+# days = "mon-fri"
+# hours = "09:00-18:00"
+# timezone = "Europe/Berlin"
+# rate = "2000 rows/s"            # or pause = true
+# workers = 1
+
+# [health]                        # signals of the server that slow or hold every run; all are on
+# replica_lag = { warm = "32 MB", hot = "64 MB", hold = "256 MB" }
+# dead_rows = "off"
+# flag_file = "/run/backfill.stop"
 
 [undo]
 # retention = "14d"               # how long before-images are to be kept; `backfill prune` then drops them

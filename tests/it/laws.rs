@@ -197,7 +197,7 @@ fn interrupted_and_resumed_is_the_same_as_uninterrupted() {
     for keys in &ALL {
         let db = Db::found();
         prepare(&db, keys);
-        for kill_after in [1, 9, 20] {
+        for kill_after in KILLS {
             let started: Started = db.start(&[
                 if kill_after == 1 { "run" } else { "resume" },
                 "law",
@@ -212,7 +212,7 @@ fn interrupted_and_resumed_is_the_same_as_uninterrupted() {
         each_key_in_one_chunk(&db, keys);
         equals_the_one_big_update(&db, keys);
 
-        for kill_after in [1, 9, 20] {
+        for kill_after in KILLS {
             let verb = if kill_after == 1 { "reverse" } else { "resume" };
             let started: Started = db.start(&[verb, "law", "--rate", "3000 rows/s"]);
             wait_for("chunks are given back", || {
@@ -226,6 +226,9 @@ fn interrupted_and_resumed_is_the_same_as_uninterrupted() {
         equals_the_beginning(&db, keys);
     }
 }
+
+/// After how many chunks a runner is killed: ten times on the way there and ten on the way back.
+const KILLS: [i64; 10] = [1, 3, 5, 7, 9, 11, 13, 15, 17, 20];
 
 #[test]
 fn an_application_that_writes_meanwhile_loses_nothing() {
