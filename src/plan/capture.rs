@@ -53,6 +53,8 @@ pub struct Facts {
     pub has_versions: bool,
     /// Whether values may be so long that an array of a chunk's would not fit in memory.
     pub is_wide: bool,
+    /// Whether filled rows are kept by their new value: a row of the table for each, with the keys that hold it.
+    pub by_value: bool,
 }
 
 /// Where before-images go and in which form.
@@ -86,8 +88,11 @@ impl Builder<'_> {
         let is_fill = matches!(self.spec.columns().as_slice(), [(_, Verb::Fill)]);
         let facts = saving.facts;
         if is_fill || facts.version >= RETURNING_OLD_MIN {
-            let (old, side) =
-                if is_fill { (Old::Null, Side::Filled) } else { (Old::Returned, Side::Both) };
+            let (old, side) = match is_fill {
+                true if facts.by_value => (Old::Null, Side::ByValue),
+                true => (Old::Null, Side::Filled),
+                false => (Old::Returned, Side::Both),
+            };
             let write = ByRange::new(|has_after| self.write_and_save(saving, has_after, old, side));
             let conflicts = Conflicts::Skip;
             return Keep { lock: None, bet: None, write, conflicts, joins_in_bulk: false };
@@ -233,7 +238,7 @@ impl Builder<'_> {
         let list = names.join(", ");
         // Which columns had a NULL: a reverse run asks this before it writes anything.
         let nulls = (1..=self.targets.len()).map(|i| match side {
-            Side::Filled => "true".to_owned(),
+            Side::Filled | Side::ByValue => "true".to_owned(),
             _ => format!("count(old_{i}) < count(*)"),
         });
         let nulls = match side {
@@ -252,6 +257,18 @@ impl Builder<'_> {
         );
         let stored = side.stored();
         let insert = format!("INSERT INTO {table} (seq, part, side, rows, old_nulls, {list})");
+        if side == Side::ByValue {
+            let keys = fields.iter().filter(|field| field.name.starts_with('k'));
+            let keys =
+                keys.map(|field| format!("array_agg({})", saving.images.boxed(field, &field.name)));
+            let new = fields.iter().find(|field| field.name == "new_1");
+            let new = new.map(|field| saving.images.boxed(field, "new_1")).unwrap_or_default();
+            return format!(
+                "{insert}\nSELECT ${seq}, (row_number() OVER ())::int4, '{stored}', count(*), {nulls}, {}, ARRAY[{new}]\n  \
+                 FROM {rows}\n GROUP BY new_1\n{returning}",
+                keys.collect::<Vec<_>>().join(", ")
+            );
+        }
         if !saving.facts.is_wide {
             return format!(
                 "{insert}\nSELECT ${seq}, 0, '{stored}', count(*), {nulls}, {}\n  FROM {rows}\nHAVING count(*) > 0\n{returning}",

@@ -52,6 +52,22 @@ pub(super) async fn judge_all(
     }
 }
 
+/// Whether every value written is the same for all rows of its rule: it reads no column.
+pub(super) fn has_few_values(spec: &Spec, uses: &[Uses]) -> bool {
+    let mut uses = uses.iter();
+    let mut is_constant = spec.from.is_none();
+    for rule in &spec.rules {
+        if rule.when.is_some() {
+            uses.next();
+        }
+        for value in uses.by_ref().take(rule.writes.len()) {
+            let reads_nothing = value.columns.as_ref().is_some_and(Vec::is_empty);
+            is_constant &= reads_nothing && value.volatile.is_empty();
+        }
+    }
+    is_constant
+}
+
 pub(super) fn targets(table: &Table, written: &[String]) -> Vec<Target> {
     let columns = written.iter().filter_map(|name| table.column(name));
     columns.map(|c| Target { name: Ident::new(&c.name), type_sql: c.type_sql.clone() }).collect()

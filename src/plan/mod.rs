@@ -22,7 +22,7 @@ use tokio_postgres::Client;
 pub use capture::Keep;
 pub use checks::Refusal;
 use checks::{choose_key, server_refusal, table_refusals, table_warnings};
-use judge::{check_statement, judge_all, remaining, targets};
+use judge::{check_statement, has_few_values, judge_all, remaining, targets};
 pub use rehearse::Rehearsal;
 use resolve::{check_columns, find_table, read_ceiling};
 pub use reverse::Taken;
@@ -91,6 +91,10 @@ pub struct Plan {
     pub table_rows: i64,
     /// Rows the backfill would write, as the planner sees them.
     pub rows_to_do: i64,
+    /// Whether every value that the rules write is the same for all rows of the rule.
+    pub has_few_values: bool,
+    /// Whether triggers of the table fire, which may write other values.
+    pub has_triggers: bool,
     /// Indexes that make the updates non-HOT because they mention a written column.
     pub hot_blockers: Vec<String>,
     /// Publications that carry the target's updates to subscribers.
@@ -161,6 +165,8 @@ impl Plan {
             undo: spec.undo.mode,
             spec: spec.clone(),
             targets: targets.clone(),
+            has_few_values: has_few_values(spec, &uses),
+            has_triggers: false,
             hot_blockers: Vec::new(),
             published,
             warnings: Vec::new(),
@@ -226,7 +232,16 @@ impl Plan {
         let is_wide = self.table.toast_bytes > 0
             && columns.any(|name| self.table.column(name).is_some_and(|column| column.is_long));
         let has_versions = self.table.kind == "r";
-        let facts = capture::Facts { version: self.server.version_num, has_versions, is_wide };
+        let is_exact = |name: &String| self.table.column(name).is_some_and(|c| c.is_exact);
+        let has_few_values =
+            self.has_few_values && !self.has_triggers && self.written.iter().all(is_exact);
+        let facts = capture::Facts {
+            version: self.server.version_num,
+            has_versions,
+            is_wide,
+            // lz4 packs repeated values at next to no cost; what stands in for it is slower than sorting them out.
+            by_value: has_few_values && !self.server.has_lz4 && !is_wide,
+        };
         let fields = self.image_fields();
         let saving = capture::Saving { images, fields: &fields, facts };
         (self.undo == UndoMode::Capture).then(|| self.builder().capture(&saving))
@@ -281,9 +296,9 @@ impl Plan {
             |index: &&table::Index| index.mentions.iter().any(|attnum| written.contains(attnum));
         let blocking = table.indexes.iter().filter(|index| index.prevents_hot).filter(mentions);
         self.hot_blockers = blocking.map(|index| index.name.clone()).collect();
-        for (trigger, function) in
-            surroundings::triggers(client, oid, &written).await.map_err(lookup)?
-        {
+        let triggers = surroundings::triggers(client, oid, &written).await.map_err(lookup)?;
+        self.has_triggers = !triggers.is_empty();
+        for (trigger, function) in triggers {
             warnings.push(format!("trigger {trigger} ({function}) fires for every row written"));
         }
         for constraint in surroundings::foreign_keys(client, oid, &written).await.map_err(lookup)? {

@@ -142,15 +142,17 @@ impl Builder<'_> {
         };
         let seq = self.seq_param(has_after) + 1;
         let unpacked = |side: Side, alias: &str| {
-            let fields = restore.fields.iter().filter(|field| side.holds(&field.name));
+            let is_read = |field: &&Field| side == Side::ByValue || side.holds(&field.name);
+            let fields = restore.fields.iter().filter(is_read);
             let rows = restore.images.unpacked(fields, side, seq, alias);
             format!("{rows}\n WHERE {}", key.range_sql(&Ident::new(alias), has_after, 1))
         };
         let keys = self.numbered_names("k").join(", ");
         format!(
-            "{IMAGE} AS MATERIALIZED (\nSELECT * FROM {}\n UNION ALL\n\
+            "{IMAGE} AS MATERIALIZED (\nSELECT * FROM {}\n UNION ALL\nSELECT * FROM {}\n UNION ALL\n\
              SELECT * FROM (SELECT * FROM {}) AS o\n  JOIN (SELECT * FROM {}) AS n USING ({keys})\n ORDER BY {keys}\n)",
             unpacked(Side::Both, "both_sides"),
+            unpacked(Side::ByValue, "by_value"),
             unpacked(Side::Old, "old_side"),
             unpacked(Side::New, "new_side"),
         )

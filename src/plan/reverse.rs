@@ -86,6 +86,8 @@ impl Plan {
             undo: taken.run.undo.mode,
             spec: spec.clone(),
             targets: targets.clone(),
+            has_few_values: false,
+            has_triggers: false,
             hot_blockers: Vec::new(),
             published,
             warnings: Vec::new(),

@@ -59,6 +59,8 @@ pub struct Column {
     pub is_long: bool,
     /// Whether its type cannot be an element of an array: arrays cannot, they would become dimensions.
     pub is_no_element: bool,
+    /// Whether equal values are the same to the byte, which 1.0 and 1.00 are not.
+    pub is_exact: bool,
     /// Its collation as SQL, when it has one.
     pub collation: Option<String>,
     /// Whether it must not be NULL.
@@ -138,10 +140,14 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
                       (select pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(c.collname)
                          from pg_catalog.pg_collation c join pg_catalog.pg_namespace cn on cn.oid = c.collnamespace
                         where c.oid = a.attcollation),
-                      a.attnotnull, a.atttypid, a.atttypmod, t.typcategory = 'A' or t.typarray = 0
+                      a.attnotnull, a.atttypid, a.atttypmod, t.typcategory = 'A' or t.typarray = 0,
+                      (e.typtype = 'e' or e.typnamespace = 'pg_catalog'::regnamespace and e.typname in
+                         ('text', 'varchar', 'bool', 'int2', 'int4', 'int8', 'uuid', 'date', 'timestamp', 'timestamptz', 'bytea'))
+                      and not exists (select from pg_catalog.pg_collation c where c.oid = a.attcollation and not c.collisdeterministic)
                  from pg_catalog.pg_attribute a
                  join pg_catalog.pg_type t on t.oid = a.atttypid
                  join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
+                 join pg_catalog.pg_type e on e.oid = case when t.typcategory = 'A' and t.typtype = 'b' and t.typelem <> 0 then t.typelem else t.oid end
                  left join pg_catalog.pg_partitioned_table p on p.partrelid = a.attrelid
                 where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
                 order by a.attnum";
@@ -160,6 +166,7 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
         type_oid: row.get(10),
         modifier: row.get(11),
         is_no_element: row.get(12),
+        is_exact: row.get(13),
     };
     Ok(rows.iter().map(column).collect())
 }

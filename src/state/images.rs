@@ -38,6 +38,8 @@ pub struct Field {
 pub enum Side {
     /// New values; the old ones are all NULL.
     Filled,
+    /// One new value, in an array of one, and the keys of all rows that hold it; the old ones are all NULL.
+    ByValue,
     /// Old and new values.
     Both,
     /// Old values.
@@ -51,6 +53,7 @@ impl Side {
     pub fn stored(self) -> &'static str {
         match self {
             Side::Filled | Side::Both => "both",
+            Side::ByValue => "by value",
             Side::Old => "old",
             Side::New => "new",
         }
@@ -60,7 +63,7 @@ impl Side {
     pub fn holds(self, field: &str) -> bool {
         match self {
             Side::Both => true,
-            Side::Filled | Side::New => !field.starts_with("old_"),
+            Side::Filled | Side::New | Side::ByValue => !field.starts_with("old_"),
             Side::Old => !field.starts_with("new_"),
         }
     }
@@ -121,9 +124,14 @@ impl Images {
             } else {
                 columns.push_str(&format!(", {name} {}[]{collation}", field.type_sql));
             }
+            // Without lz4 keys stay as they are: what stands in for it takes more time than it saves space on them.
             if lz4 {
                 compression.push_str(&format!(
                     "alter table {table} alter column {name} set compression lz4;\n"
+                ));
+            } else if field.name.starts_with('k') {
+                compression.push_str(&format!(
+                    "alter table {table} alter column {name} set storage external;\n"
                 ));
             }
         }
@@ -154,7 +162,11 @@ impl Images {
         let (mut inner, mut outer) = (Vec::new(), Vec::new());
         for field in fields {
             let name = &field.name;
-            inner.push(format!("pg_catalog.unnest(chunk.{name}) AS {name}"));
+            // Beside the keys that are unpacked, a value that is not is repeated for each.
+            inner.push(match side == Side::ByValue && name.starts_with("new_") {
+                true => format!("chunk.{name}[1] AS {name}"),
+                false => format!("pg_catalog.unnest(chunk.{name}) AS {name}"),
+            });
             outer.push(match field.is_boxed {
                 true => format!("(packed.{name}).v AS {name}"),
                 false => format!("packed.{name}"),
