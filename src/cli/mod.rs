@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod drive;
 pub mod failure;
+mod flags;
 mod outcome;
 mod pace;
 mod plan;
@@ -26,11 +27,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use context::Context;
 use failure::{Exit, Failure};
+use flags::{AcceptFlags, LimitFlags, PaceFlags, ResumeFlags, TuneFlags};
 
-use crate::budget::Budget;
-use crate::settings::Layer;
-use crate::undo::Conflicts;
-use crate::units::{parse_chunk_time, parse_duration, parse_workers};
+use crate::units::parse_duration;
 
 /// Runs large UPDATEs on PostgreSQL in chunks that can be paced, stopped, resumed and trusted
 #[derive(Debug, Parser)]
@@ -215,81 +214,6 @@ enum Command {
     },
     /// Print the manual page
     Man,
-}
-
-#[derive(Clone, Copy, Debug, Default, Args)]
-struct LimitFlags {
-    /// Chunks in flight at once
-    #[arg(long, value_parser = parse_workers)]
-    workers: Option<u32>,
-    /// What may be done in a second, over all workers: "2000 rows/s", "1 MB/s wal", or both
-    #[arg(long)]
-    rate: Option<Budget>,
-    /// How long one chunk should take, such as 500ms
-    #[arg(long, value_parser = parse_chunk_time)]
-    chunk_time: Option<Duration>,
-}
-
-impl LimitFlags {
-    fn layer(&self) -> Layer {
-        Layer {
-            workers: self.workers,
-            rate: self.rate,
-            chunk_time: self.chunk_time,
-            ..Layer::default()
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, Args)]
-struct AcceptFlags {
-    /// The subscribers of a publication that covers the state tables have them already
-    #[arg(long)]
-    subscribers_prepared: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, Args)]
-struct PaceFlags {
-    /// Stop, resumable, at a closed window instead of waiting until it opens
-    #[arg(long)]
-    no_wait: bool,
-    /// Run without the health signals that this role cannot see
-    #[arg(long)]
-    accept_blind: bool,
-}
-
-#[derive(Clone, Debug, Default, Args)]
-struct TuneFlags {
-    #[command(flatten)]
-    limits: LimitFlags,
-    /// Lift the rate limit
-    #[arg(long, conflicts_with = "rate")]
-    no_rate: bool,
-    /// Put this window into force, whatever the clock says
-    #[arg(long, value_name = "NAME")]
-    window: Option<String>,
-    /// Pass over a health signal: a name such as `replica_lag`, or `lag` for both of a replica's; may be given again
-    #[arg(long, value_name = "SIGNAL")]
-    ignore_signal: Vec<String>,
-    /// How long all of this lasts; limits last as long as the run when not given, the rest an hour
-    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
-    lasting: Option<Duration>,
-}
-
-#[derive(Clone, Copy, Debug, Default, Args)]
-struct ResumeFlags {
-    /// Continue although the spec's text has changed since the run began
-    #[arg(long)]
-    accept_change: bool,
-    /// Take the run over from a runner that holds it, ending its sessions on the server
-    #[arg(long)]
-    take_over: bool,
-    /// In a reverse run: what to do about rows that no longer hold what the backfill wrote
-    #[arg(long, value_name = "POLICY")]
-    conflicts: Option<Conflicts>,
-    /// Confirm `--conflicts=force`
-    #[arg(long)]
-    yes: bool,
 }
 
 /// Parses the command line, runs the command, and turns its end into an exit code.

@@ -17,7 +17,7 @@ use super::pacing::{Charge, Pace, Pacing};
 use super::queue::Queue;
 use super::sizer::Sizer;
 use super::worker::{Attempt, Note, Settled};
-use super::{Outcome, Setback, Stop, Work, chunk_bounds, chunker, worker};
+use super::{Outcome, Setback, Stop, Work, chunk_bounds, chunker, pool_size, worker};
 use crate::db::lock::RunLock;
 use crate::event::{Event, Listener};
 use crate::state::Chunk;
@@ -130,6 +130,7 @@ impl<'l> Dispatcher<'l> {
     ) -> Dispatcher<'l> {
         let pacing = Pacing::new(pace);
         let limits = pacing.limits;
+        work.database.resize(pool_size(limits.workers.value));
         Dispatcher {
             sizer: Sizer::new(
                 limits.chunk_time.value,

@@ -24,6 +24,7 @@ pub struct Limit {
     verdicts: [Verdict; 2],
     /// The window in force and until when, in words.
     window: Option<(String, Option<String>)>,
+    ends: Option<Timestamp>,
     is_closed: bool,
 }
 
@@ -42,6 +43,7 @@ impl Limit {
             share: 1,
             verdicts: [Verdict::Proceed, Verdict::Proceed],
             window: None,
+            ends: None,
             is_closed: false,
         };
         limit.look(at);
@@ -53,8 +55,11 @@ impl Limit {
         let calendar = self.calendar.clone();
         let forced = self.forced.as_deref().and_then(|name| calendar.named(name));
         let window = forced.or_else(|| calendar.window_at(at));
-        // The end is only looked for when the window is another one: it takes longer than all the rest.
-        if window.map(|w| &w.name) != self.window.as_ref().map(|(name, _)| name) {
+        // The end is only looked for when the window is another one, or has ended unseen while the machine slept: it takes longer than
+        // all the rest.
+        let is_other = window.map(|w| &w.name) != self.window.as_ref().map(|(name, _)| name);
+        if is_other || self.ends.is_some_and(|end| end <= at) {
+            self.ends = calendar.next_change(at);
             let until = |_: &Window| forced.is_none().then(|| calendar.until(at)).flatten();
             self.window = window.map(|w| (w.name.clone(), until(w)));
         }

@@ -40,7 +40,7 @@ fn lock(subject: &Subject) -> (i64, i64) {
 }
 
 /// Lag in bytes and in seconds of the slowest replica. Those seen once are expected from then on: one that is gone is not one that has
-/// caught up.
+/// caught up. Backups and the first copy of a subscriber's tables come and go, and are no replicas.
 pub(super) async fn replicas(
     client: &Client,
     memory: &mut Memory,
@@ -50,7 +50,8 @@ pub(super) async fn replicas(
                       pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), replay_lsn)::float8,
                       extract(epoch from replay_lag)::float8
                  from pg_catalog.pg_stat_replication
-                where state is distinct from 'backup'";
+                where state is distinct from 'backup'
+                  and application_name !~ '^(pg_basebackup$|pg_[0-9]+_sync_)'";
     let rows = ask(client, sql, &[]).await?;
     let mut seen = Vec::new();
     let mut worst: Option<(f64, String)> = None;

@@ -37,7 +37,8 @@ const MAY_USE: [(&str, &[&str]); 22] = [
 ];
 
 /// Modules that are synchronous and know no database.
-const PURE: [&str; 26] = [
+const PURE: [&str; 27] = [
+    "signal/read.rs",
     "engine/crew.rs",
     "eta.rs",
     "signal.rs",
