@@ -110,8 +110,19 @@ fn live(scenario: &Scenario, seed: u64) -> (Vec<(f64, f64, Option<Range>)>, f64)
         }
         let speed = (scenario.speed)(at) * (0.9 + 0.2 * random.f64());
         let per_key = (scenario.rows_per_key)(at);
-        let keys =
-            Model { speed, rows_per_key: per_key, outlook: &outlook }.at(now) * health * 60.0;
+        // On its own account, not by the model that is to be judged.
+        let window = calendar.window_at(now);
+        let allowed = match window.map(|w| (w.is_pause, w.budget.rows_per_s, w.workers)) {
+            Some((true, ..)) => 0.0,
+            Some((_, Some(rate), workers)) => {
+                (speed * f64::from(workers.unwrap_or(2))).min(rate / per_key)
+            }
+            _ => {
+                let rate = scenario.outside.rows_per_s.unwrap_or(f64::INFINITY);
+                (speed * 2.0).min(rate / per_key)
+            }
+        };
+        let keys = allowed * health * 60.0;
         let stretch = &mut stretches[((at * 200.0) as usize).min(199)];
         stretch.keys += keys;
         stretch.rows += keys * per_key;
@@ -165,4 +176,22 @@ fn a_run_of_which_little_is_known_is_not_judged() {
     let progress =
         Progress { keys_left: 1e6, stretches: vec![one; 2], keys_here: 200.0, began: now, now };
     assert_eq!(range(&progress, &outlook), None);
+}
+
+#[test]
+fn what_held_a_run_back_is_expected_to_go_on() {
+    let calendar = Calendar::default();
+    let outlook =
+        Outlook { calendar: &calendar, outside: Budget::UNLIMITED, workers: 2, wal_per_row: 500.0 };
+    let began: Timestamp = "2026-11-23T05:00:00Z".parse().unwrap();
+    let now = began + SignedDuration::from_secs(1_000);
+    // A thousand keys a second of each worker: two million in these thousand seconds, had nothing held it.
+    let stretches = vec![Stretch { keys: 1e5, rows: 1e5, seconds: 100.0 }; 10];
+    let left = |keys_here: f64| {
+        let stretches = stretches.clone();
+        range(&Progress { keys_left: 2e6, stretches, keys_here, began, now }, &outlook).unwrap()
+    };
+    let (free, held) = (left(2e6), left(1e6));
+    assert!(free.low < 1_000.0 && 1_000.0 < free.high, "{free:?}");
+    assert!(held.low < 2_000.0 && 2_000.0 < held.high && held.low > 1_500.0, "{held:?}");
 }
