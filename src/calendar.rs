@@ -70,6 +70,11 @@ impl Window {
         }
     }
 
+    /// An instant in words: on the window's own clock, and in UTC.
+    pub fn on_its_clock(&self, at: Timestamp) -> String {
+        in_words(&at.to_zoned(self.zone.clone()))
+    }
+
     fn wraps(&self) -> bool {
         self.to <= self.from
     }
@@ -198,12 +203,6 @@ impl Calendar {
             week = week.checked_add(SignedDuration::from_hours(24 * 7)).ok()?;
         }
         None
-    }
-
-    /// When the window in force ends, in words: its own clock and UTC.
-    pub fn until(&self, at: Timestamp) -> Option<String> {
-        let zone = self.window_at(at).or(self.windows.first())?.zone.clone();
-        self.next_change(at).map(|change| in_words(&change.to_zoned(zone)))
     }
 }
 

@@ -109,10 +109,9 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Marks a key as known without reading it. Always true.
-    pub fn know(&self, key: &'static str) -> bool {
+    /// Marks a key as known without reading it.
+    pub fn know(&self, key: &'static str) {
         self.known.borrow_mut().push(key);
-        true
     }
 
     /// Whether a key holds a table.

@@ -103,7 +103,7 @@ impl Kind {
         }
     }
 
-    /// The signal of a word; `lag` stands for both of a replica's.
+    /// The signal of a word.
     pub fn parse(word: &str) -> Option<Kind> {
         KINDS.into_iter().find(|kind| kind.name() == word)
     }

@@ -92,7 +92,7 @@ pub(super) async fn look(
     settings: &Settings,
     plan: &Plan,
     run: &Run,
-) -> Result<Option<watch::Receiver<Option<Look>>>, Failure> {
+) -> Result<watch::Receiver<Option<Look>>, Failure> {
     let subject = Subject {
         table: plan.table.oid,
         run_lock: ctx.store.run_lock(run.run_id),
@@ -106,7 +106,7 @@ pub(super) async fn look(
     }
     // Whether it has changed is what the run asks first.
     looks.mark_changed();
-    Ok(Some(looks))
+    Ok(looks)
 }
 
 impl Ahead for Context {

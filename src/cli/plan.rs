@@ -46,10 +46,11 @@ pub(super) async fn plan(
     let accepted = Accepted { subscribers_prepared: accepted.subscribers_prepared };
     let plan = Plan::make(&client, &spec, ctx.store.schema(), accepted).await?;
     let rehearsed = rehearse::rehearse(&client, &plan).await?;
+    let health = pace::health(ctx, &spec);
     let pacing = Pacing {
         week: week::chart(&pace::calendar(ctx, &spec), Timestamp::now(), limits.rate.value),
-        blind: pace::blind(&client, &pace::health(ctx, &spec)).await?,
-        signals: pace::health(ctx, &spec).signals.iter().map(|(kind, _)| kind.name()).collect(),
+        blind: pace::blind(&client, &health).await?,
+        signals: health.signals.iter().map(|(kind, _)| kind.name()).collect(),
     };
     if ctx.json {
         print_json(&as_json(&spec, &plan, &rehearsed, &limits, &pacing));

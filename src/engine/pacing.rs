@@ -32,8 +32,8 @@ pub struct Pace {
     pub calendar: Arc<Calendar>,
     /// The health signals.
     pub health: signal::Settings,
-    /// What the sampler sees; none while nobody looks.
-    pub looks: Option<watch::Receiver<Option<Look>>>,
+    /// What the sampler sees; none before its first look.
+    pub looks: watch::Receiver<Option<Look>>,
     /// Whether the run ends at a closed window instead of waiting.
     pub no_wait: bool,
     /// Seconds under each constraint, by earlier runners.
@@ -121,9 +121,8 @@ impl Pacing {
         let (before, window) = (self.limits, self.limit.window().cloned());
         self.limit.limits = tuned_limits(&self.pace.base, &self.pace.tuned, at);
         self.limit.forced = forced(&self.pace.tuned, at);
-        let is_new = |looks: &watch::Receiver<_>| looks.has_changed().unwrap_or(false);
-        let look = self.pace.looks.as_mut().filter(|looks| is_new(looks));
-        let look = look.and_then(|looks| looks.borrow_and_update().clone());
+        let is_new = self.pace.looks.has_changed().unwrap_or(false);
+        let look = is_new.then(|| self.pace.looks.borrow_and_update().clone()).flatten();
         if let Some(look) = &look {
             self.limit.share = look.runs;
         }
@@ -133,10 +132,8 @@ impl Pacing {
         let ruling = rule(self.limit.verdicts(), self.wal.per_row());
         let allowed = ruling.budget.as_rows(self.wal.per_row());
         let sample = look.as_ref().map(|look| &look.sample);
-        if self.pace.looks.is_some() {
-            let speed = self.speed();
-            self.health.tick(self.begun.elapsed(), sample, speed, allowed);
-        }
+        let speed = self.speed();
+        self.health.tick(self.begun.elapsed(), sample, speed, allowed);
         self.limits = self.gentle(self.limit.in_force(at));
         let workers = &mut self.limits.workers.value;
         *workers = self.crew.workers(self.begun.elapsed(), *workers);

@@ -65,7 +65,8 @@ fn read_url(text: &str) -> Result<String, String> {
 /// `"off"`, or a table of thresholds; the defaults when nothing is said.
 fn read_thresholds(health: &Section<'_>, kind: Kind) -> Option<Thresholds> {
     if !health.has(kind.name()) {
-        return health.know(kind.name()).then(|| kind.defaults());
+        health.know(kind.name());
+        return Some(kind.defaults());
     }
     if !health.is_table(kind.name()) {
         let off =

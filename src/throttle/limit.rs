@@ -60,8 +60,10 @@ impl Limit {
         let is_other = window.map(|w| &w.name) != self.window.as_ref().map(|(name, _)| name);
         if is_other || self.ends.is_some_and(|end| end <= at) {
             self.ends = calendar.next_change(at);
-            let until = |_: &Window| forced.is_none().then(|| calendar.until(at)).flatten();
-            self.window = window.map(|w| (w.name.clone(), until(w)));
+            // A forced window ends with its exemption, not by the clock.
+            let ends = self.ends.filter(|_| forced.is_none());
+            let until = |window: &Window| ends.map(|end| window.on_its_clock(end));
+            self.window = window.map(|window| (window.name.clone(), until(window)));
         }
         self.is_closed = window.is_some_and(|window| window.is_pause);
         self.verdicts = self.decide(at, window, forced.is_some());

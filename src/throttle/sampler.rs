@@ -159,23 +159,39 @@ async fn look(
             measures.push((kind, measure));
         }
     };
-    let (lag, delay) = pair(probes::replicas(client, memory).await);
-    add(Kind::ReplicaLag, lag);
-    add(Kind::ReplicaDelay, delay);
-    add(Kind::Slots, single(probes::slots(client, memory).await));
-    match probes::archiver(client).await {
-        Ok(Some(measure)) => add(Kind::Archiver, measure),
-        Ok(None) => {}
-        Err(error) => add(Kind::Archiver, unknown(&error)),
+    // What nobody wants to know is not asked.
+    let has_any = |kinds: &[Kind]| kinds.iter().any(|kind| settings.has(*kind));
+    if has_any(&[Kind::ReplicaLag, Kind::ReplicaDelay]) {
+        let (lag, delay) = pair(probes::replicas(client, memory).await);
+        add(Kind::ReplicaLag, lag);
+        add(Kind::ReplicaDelay, delay);
     }
-    add(Kind::Blocked, single(probes::blocked(client, subject).await));
-    let (sessions, horizon) = pair(probes::activity(client, subject, memory).await);
-    add(Kind::Sessions, sessions);
-    add(Kind::Horizon, horizon);
-    let (vacuum, dead) = pair(probes::table(client, subject).await);
-    add(Kind::Autovacuum, vacuum);
-    add(Kind::DeadRows, dead);
-    add(Kind::Checkpoints, single(probes::checkpoints(client, memory).await));
+    if settings.has(Kind::Slots) {
+        add(Kind::Slots, single(probes::slots(client, memory).await));
+    }
+    if settings.has(Kind::Archiver) {
+        match probes::archiver(client).await {
+            Ok(Some(measure)) => add(Kind::Archiver, measure),
+            Ok(None) => {}
+            Err(error) => add(Kind::Archiver, unknown(&error)),
+        }
+    }
+    if settings.has(Kind::Blocked) {
+        add(Kind::Blocked, single(probes::blocked(client, subject).await));
+    }
+    if has_any(&[Kind::Sessions, Kind::Horizon]) {
+        let (sessions, horizon) = pair(probes::activity(client, subject, memory).await);
+        add(Kind::Sessions, sessions);
+        add(Kind::Horizon, horizon);
+    }
+    if has_any(&[Kind::Autovacuum, Kind::DeadRows]) {
+        let (vacuum, dead) = pair(probes::table(client, subject).await);
+        add(Kind::Autovacuum, vacuum);
+        add(Kind::DeadRows, dead);
+    }
+    if settings.has(Kind::Checkpoints) {
+        add(Kind::Checkpoints, single(probes::checkpoints(client, memory).await));
+    }
     if let Some(query) = &settings.query {
         add(Kind::Query, single(probes::query(client, query).await));
     }

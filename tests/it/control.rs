@@ -4,10 +4,10 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Db, wait_for};
 
-const SPEC: &str =
+pub const SPEC: &str =
     "table = \"t\"\n[[rule]]\nfill = { v = \"id\" }\n[limits]\nchunk_rows_max = 100\n";
 
-fn table(db: &Db, rows: u32) {
+pub fn table(db: &Db, rows: u32) {
     db.sql.run(&format!(
         "create table t (id bigint primary key, v bigint);
          insert into t select i from generate_series(1, {rows}) i; analyze t"
@@ -18,7 +18,7 @@ fn table(db: &Db, rows: u32) {
 /// Whether a backend of this database waits for a lock; other tests' backends do, too.
 const WAITING: &str = "select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
 
-const LEFT: &str = "select count(*) from t where v is null";
+pub const LEFT: &str = "select count(*) from t where v is null";
 
 #[test]
 fn one_signal_drains_and_names_the_command_to_go_on() {

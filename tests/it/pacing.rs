@@ -8,18 +8,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use backfill::server::{Options, Server};
 use jiff::{Timestamp, ToSpan};
 
+use crate::control::{LEFT, SPEC, table};
 use crate::support::{Db, Sql, Started, program, wait_for};
-
-const SPEC: &str =
-    "table = \"t\"\n[[rule]]\nfill = { v = \"id\" }\n[limits]\nchunk_rows_max = 100\n";
-
-fn table(db: &Db, rows: u32) {
-    db.sql.run(&format!(
-        "create table t (id bigint primary key, v bigint);
-         insert into t select i from generate_series(1, {rows}) i; analyze t"
-    ));
-    db.spec("fill", SPEC);
-}
 
 fn project(db: &Db, text: &str) {
     std::fs::write(db.directory.join("backfill.toml"), text).unwrap();
@@ -54,8 +44,6 @@ fn throttle(db: &Db) -> String {
 fn waits_for(db: &Db, words: &str) {
     wait_for(words, || throttle(db).contains(words));
 }
-
-const LEFT: &str = "select count(*) from t where v is null";
 
 #[test]
 fn a_closed_window_is_waited_out_or_ends_the_run() {
