@@ -10,6 +10,10 @@ use super::failure::{Failure, statement};
 use crate::db::lock::{self, Attempt, RunLock};
 use crate::state::Run;
 
+/// How often the lock of a runner whose process is known to be gone is tried, a tenth of a second apart: five seconds, which a busy
+/// server may need to notice; longer than that it is another session that holds the lock.
+const DEAD_TRIES: u32 = 50;
+
 /// The run's lock; taken from its holder when asked to.
 pub(crate) async fn acquire(
     ctx: &Context,
@@ -24,8 +28,8 @@ pub(crate) async fn acquire(
             Attempt::Held(lock) => return Ok(*lock),
             Attempt::Taken(holder) => holder,
         };
-        // A runner killed a moment ago: its backend needs that moment to notice.
-        if !take_over && tries < 3 && !is_runner_alive_here(run) {
+        // A runner that died a moment ago: its backend needs that moment to notice.
+        if !take_over && tries < DEAD_TRIES && !is_runner_alive_here(run) {
             tries += 1;
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;

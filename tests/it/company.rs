@@ -59,7 +59,7 @@ fn through_pgbouncer_in_transaction_mode() {
         .exits(3)
         .says(&format!("process {}", run.pid()));
     run.kill();
-    wait_for("the pooler notices", || db.status("pooled")["state"] == "interrupted");
+    db.is_interrupted("pooled");
     db.backfill(&["resume", "pooled", "--url", &url]).exits(0);
     assert_eq!(db.sql.number("select count(*) from t where n <> 1"), 0);
     assert_eq!(db.sql.number("select sum(rows_done) from backfill.chunk"), 50_000);

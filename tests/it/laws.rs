@@ -206,7 +206,7 @@ fn interrupted_and_resumed_is_the_same_as_uninterrupted() {
             ]);
             wait_for("chunks are done", || db.chunks_done() >= kill_after);
             started.kill();
-            assert_eq!(db.status("law")["state"], "interrupted", "{}", keys.name);
+            db.is_interrupted("law");
         }
         db.backfill(&["resume", "law"]).exits(0);
         each_key_in_one_chunk(&db, keys);

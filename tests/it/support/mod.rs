@@ -253,6 +253,11 @@ impl Db {
         self.backfill(&["status", name, "--json"]).exits(0).json()
     }
 
+    /// Waits until the server has noticed that the runner is gone, which is soon after its death and not at once.
+    pub fn is_interrupted(&self, name: &str) {
+        wait_for("the run is interrupted", || self.status(name)["state"] == "interrupted");
+    }
+
     /// Chunks done in the newest run; 0 before there is one.
     pub fn chunks_done(&self) -> i64 {
         if self.sql.text("select to_regclass('backfill.chunk') is null") == "t" {
