@@ -8,10 +8,11 @@ pub const DURATION_HELP: &str = "write it as `500ms` or `2s`";
 /// Most workers a run may have; a server that wants more than this for a backfill is not a server one backfills at noon.
 pub const WORKERS_MAX: u64 = 64;
 
-/// Reads `500ms`, `2s`, `1m 30s`. A bare number is refused: nobody should have to guess its unit.
+/// Reads `500ms`, `2s`, `1m 30s`, `14d`; a day is 24 hours. A bare number is refused: nobody should have to guess its unit.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let signed: jiff::SignedDuration =
-        text.trim().parse().map_err(|_| "a duration needs a number and a unit".to_owned())?;
+    let unreadable = |_| "a duration needs a number and a unit".to_owned();
+    let span: jiff::Span = text.trim().parse().map_err(unreadable)?;
+    let signed = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(unreadable)?;
     Duration::try_from(signed).map_err(|_| "a duration cannot be negative".to_owned())
 }
 
@@ -55,7 +56,10 @@ mod tests {
     #[test]
     fn durations_and_sizes_need_a_unit() {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert!(parse_duration("5").is_err());
+        assert_eq!(parse_duration("14d"), Ok(Duration::from_secs(14 * 86_400)));
+        for bad in ["5", "-1d", "1 month", ""] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
         assert!(parse_chunk_time("1ms").is_err());
         assert!(parse_chunk_time("-1s").is_err());
         assert_eq!(parse_bytes("64 MB"), Ok(64e6));
