@@ -47,29 +47,38 @@ fn main() {
     bench.sql("alter table pgbench_accounts add column note text; create table base as table pgbench_accounts");
     bench.spec("on", SPEC);
     bench.spec("off", &format!("{SPEC}{OFF}"));
-    let mut figures: Vec<[Vec<f64>; 4]> = vec![Default::default(); 4];
+    let mut figures: Vec<[Vec<f64>; 5]> = vec![Default::default(); 4];
     for repeat in 0..bench.repeat {
         for turn in 0..4 {
             let at = (turn + repeat) % 4;
-            let (mut latencies, seconds) = measure(&bench, &pgbench, ALL[at].0);
-            latencies.sort_by(f64::total_cmp);
-            let percentile = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize];
-            let found = [percentile(0.5), percentile(0.99), percentile(1.0), seconds];
+            let (latencies, seconds) = measure(&bench, &pgbench, ALL[at].0);
+            let settled = percentile(&latencies[latencies.len() / 2..], 0.99);
+            let [median, p99, longest] = [0.5, 0.99, 1.0].map(|part| percentile(&latencies, part));
+            let found = [median, p99, settled, longest, seconds];
             for (figure, value) in figures[at].iter_mut().zip(found) {
                 figure.push(value);
             }
         }
     }
-    let alone = figures[0][1].clone();
+    let (alone, settled_alone) = (figures[0][1].clone(), figures[0][2].clone());
     for (i, (_, name)) in ALL.iter().enumerate() {
         println!("\n{name}");
         show("median latency", "ms", &figures[i][0]);
         show("p99 latency", "ms", &figures[i][1]);
-        show("longest", "ms", &figures[i][2]);
-        let ratios: Vec<f64> = figures[i][1].iter().zip(&alone).map(|(a, b)| a / b).collect();
-        show("p99, times that of pgbench alone", "", &ratios);
-        show("the work took", "s", &figures[i][3]);
+        show("p99 latency, second half", "ms", &figures[i][2]);
+        show("longest", "ms", &figures[i][3]);
+        let ratios =
+            |of: &[f64], to: &[f64]| of.iter().zip(to).map(|(a, b)| a / b).collect::<Vec<_>>();
+        show("p99, times that of pgbench alone", "", &ratios(&figures[i][1], &alone));
+        show("second half, likewise", "", &ratios(&figures[i][2], &settled_alone));
+        show("the work took", "s", &figures[i][4]);
     }
+}
+
+fn percentile(latencies: &[f64], part: f64) -> f64 {
+    let mut sorted = latencies.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[((sorted.len() - 1) as f64 * part) as usize]
 }
 
 fn pgbench() -> Option<PathBuf> {
@@ -92,7 +101,7 @@ fn run(bench: &Bench, pgbench: &Path, arguments: &[&str]) -> Child {
     command.spawn().expect("start pgbench")
 }
 
-/// Milliseconds of each transaction that began while the work went on, and how long that was.
+/// Milliseconds of each transaction, in their order, that began while the work went on, and how long that was.
 fn measure(bench: &Bench, pgbench: &Path, beside: Beside) -> (Vec<f64>, f64) {
     bench.sql("truncate pgbench_accounts, pgbench_history; insert into pgbench_accounts table base; drop schema if exists backfill cascade");
     bench.sql("vacuum (analyze) pgbench_accounts");
@@ -120,11 +129,11 @@ fn measure(bench: &Bench, pgbench: &Path, beside: Beside) -> (Vec<f64>, f64) {
     let mut latencies = Vec::new();
     for log in logs(&bench.project) {
         for line in std::fs::read_to_string(log).unwrap_or_default().lines() {
-            latencies.extend(
-                latency(line).filter(|(at, _)| began <= *at && *at <= ended).map(|(_, ms)| ms),
-            );
+            latencies.extend(latency(line).filter(|(at, _)| began <= *at && *at <= ended));
         }
     }
+    latencies.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let latencies: Vec<f64> = latencies.into_iter().map(|(_, ms)| ms).collect();
     assert!(
         latencies.len() > 100,
         "{} transactions are too few; give it more rows",

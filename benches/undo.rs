@@ -8,7 +8,7 @@
 
 mod common;
 
-use backfill::migrate::file::sections;
+use backfill::migrate::file::parse;
 use common::{Bench, option, show};
 
 const MIGRATIONS: [&str; 3] = [
@@ -30,8 +30,11 @@ fn main() {
 
 fn on(major: Option<u32>) {
     let bench = Bench::new(major, &[]);
-    for migration in MIGRATIONS {
-        bench.sql(sections(migration).expect("the example's schema steps").up);
+    for (i, migration) in MIGRATIONS.iter().enumerate() {
+        let name = format!("2026010509000{i}_000{i}_step.sql");
+        for step in parse(&name, &name, migration).expect("the example's schema steps").up {
+            bench.sql(&step.text);
+        }
     }
     bench.sql(&format!(
         "insert into public.skills (id, name, description, category)

@@ -11,6 +11,7 @@ CREATE TABLE public.skills (
     name        text NOT NULL,
     description text NOT NULL,
     category    text NOT NULL,
+    legacy_rank integer NOT NULL DEFAULT 0,
     created_at  timestamptz NOT NULL DEFAULT now()
 );
 

@@ -1,6 +1,5 @@
--- The application lists skills by category.
+-- The application lists skills by category. Built without blocking it, outside of a transaction.
 -- revises: 3f1a
--- transaction: none
 
 -- up
 CREATE INDEX CONCURRENTLY skills_category ON public.skills (category);

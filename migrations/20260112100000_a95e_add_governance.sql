@@ -1,14 +1,14 @@
--- Columns that the backfills of the example fill. Nullable, so that adding them is instant.
+-- Columns that the backfills of the example fill. Nullable or with a constant default, so that adding them is instant.
 -- revises: 7c42
 
 -- up
-ALTER TABLE public.skills ADD COLUMN governance_phases text[];
-ALTER TABLE public.skills ADD COLUMN tier text NOT NULL DEFAULT 'free';
-ALTER TABLE public.skills ADD COLUMN quota integer NOT NULL DEFAULT 10;
-ALTER TABLE public.skills ADD COLUMN owner text;
+ALTER TABLE public.skills
+    ADD COLUMN governance_phases text[],
+    ADD COLUMN quota integer NOT NULL DEFAULT 10,
+    ADD COLUMN owner text;
 
 -- down
-ALTER TABLE public.skills DROP COLUMN owner;
-ALTER TABLE public.skills DROP COLUMN quota;
-ALTER TABLE public.skills DROP COLUMN tier;
-ALTER TABLE public.skills DROP COLUMN governance_phases;
+ALTER TABLE public.skills
+    DROP COLUMN owner,
+    DROP COLUMN quota,
+    DROP COLUMN governance_phases;

@@ -55,6 +55,7 @@ pub mod spec;
 pub mod db;
 pub mod state;
 pub mod plan;
+pub mod proof;
 pub mod throttle;
 pub mod engine;
 pub mod progress;

@@ -1,5 +1,6 @@
 //! `demo`: the whole story on a private server. The run, the kill, the resume are this same program in child processes.
 
+mod example;
 mod stage;
 
 use std::io::Write as _;
@@ -19,6 +20,9 @@ use stage::{Signals, Stage, interrupted, write_project};
 
 /// The backfill that the demo tells about.
 const NAME: &str = "governance_phases";
+
+/// The revision that adds the column which it fills.
+const BEFORE: &str = "a95e";
 
 /// Share of the keys after which the runner is killed.
 const KILL_AT: f64 = 0.4;
@@ -87,7 +91,11 @@ fn step(title: &str) {
 
 impl Stage {
     async fn tell(&mut self, rows: u64) -> Result<(), Failure> {
-        step("Applying the example's schema steps and loading rows");
+        step(&format!(
+            "backfill migrate upgrade {BEFORE}   (the table, an index, nullable columns)"
+        ));
+        self.call(&["migrate", "upgrade", BEFORE]).await?;
+        step("Loading rows");
         let began = Instant::now();
         self.load(rows).await?;
         print(&format!(

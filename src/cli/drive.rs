@@ -142,7 +142,7 @@ pub(super) async fn drive(
 }
 
 /// First signal drains, the second cancels on the server.
-fn watch_signals() -> Result<watch::Receiver<Stop>, Failure> {
+pub(super) fn watch_signals() -> Result<watch::Receiver<Stop>, Failure> {
     let failed =
         |error: std::io::Error| Failure::new(Kind::Failed, format!("listen for signals: {error}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;

@@ -67,8 +67,8 @@ pub struct Failure {
     pub causes: Vec<String>,
     /// What to do next.
     pub hints: Vec<String>,
-    /// Problems in a file.
-    pub report: Option<Box<Report>>,
+    /// Problems in files.
+    pub reports: Box<[Report]>,
     /// The class of the server's error, when a statement of the command itself met one.
     pub class: Option<Class>,
     /// Why a plan is unsafe.
@@ -80,7 +80,15 @@ impl Failure {
     pub fn new(kind: Kind, message: impl Into<String>) -> Failure {
         let (causes, hints) = (Vec::new(), Vec::new());
         let message = message.into();
-        Failure { kind, message, causes, hints, report: None, class: None, refusals: Vec::new() }
+        Failure {
+            kind,
+            message,
+            causes,
+            hints,
+            reports: Box::default(),
+            class: None,
+            refusals: Vec::new(),
+        }
     }
 
     /// A refusal.
@@ -129,9 +137,8 @@ impl Failure {
     /// The text for standard error.
     pub fn text(&self, colored: bool) -> String {
         let mut text = String::new();
-        if let Some(report) = &self.report {
-            text.push_str(&report.render(colored));
-        }
+        let drawn: Vec<String> = self.reports.iter().map(|report| report.render(colored)).collect();
+        text.push_str(&drawn.join("\n\n"));
         for refusal in &self.refusals {
             let Refusal { what, why, mend } = refusal;
             text.push_str(&format!("refused: {what}\n  why:  {why}\n  mend: {mend}\n"));
@@ -151,7 +158,7 @@ impl Failure {
 
     /// The object for `--json`.
     pub fn json(&self) -> serde_json::Value {
-        let problems: Vec<_> = self.report.iter().flat_map(|report| report.located()).collect();
+        let problems: Vec<_> = self.reports.iter().flat_map(Report::located).collect();
         serde_json::json!({
             "error": {
                 "kind": self.kind,
@@ -170,7 +177,7 @@ impl From<Report> for Failure {
     fn from(report: Report) -> Failure {
         let mut failure =
             Failure::usage(format!("{} has {} problems", report.path, report.problems.len()));
-        failure.report = Some(Box::new(report));
+        failure.reports = Box::new([report]);
         failure
     }
 }

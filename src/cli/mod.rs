@@ -8,6 +8,7 @@ mod doctor;
 mod drive;
 pub mod failure;
 mod flags;
+mod migrate;
 mod outcome;
 mod pace;
 mod plan;
@@ -189,6 +190,11 @@ enum Command {
         /// The backfill's name
         name: String,
     },
+    /// Schema steps: revisions, upgrade and downgrade, and demands on backfills
+    Migrate {
+        #[command(subcommand)]
+        command: migrate::Migrate,
+    },
     /// Say what will work here, what will not, and the GRANT that mends it
     Doctor {
         /// Print the statements that create the state tables, and nothing else
@@ -255,6 +261,7 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         }
         Command::Man => scaffold::man(Cli::command()),
         Command::Demo { rows, pg, keep } => demo::demo(rows, pg, keep).await,
+        Command::Migrate { command } => migrate::migrate(&Context::open(&global)?, command).await,
         Command::Doctor { ddl } => doctor::doctor(&global, ddl).await,
         Command::Plan { name, limits, accepted } => {
             plan::plan(&Context::open(&global)?, &name, limits, accepted).await

@@ -65,8 +65,20 @@ pub(super) async fn run(
             _ => {}
         }
     }
-    let plan = make_plan(ctx, &client, &spec, flags).await?;
-    ctx.store.install(&client).await?;
+    let (run, plan) = register(ctx, &client, &spec, flags).await?;
+    drive(ctx, client, Job { spec, plan }, run, flags, Next::Begin).await
+}
+
+/// Plans a run and writes it down, without a runner yet.
+pub(super) async fn register(
+    ctx: &Context,
+    client: &Object,
+    spec: &Spec,
+    flags: Flags,
+) -> Result<(Run, Plan), Failure> {
+    let name = spec.name.as_str();
+    let plan = make_plan(ctx, client, spec, flags).await?;
+    ctx.store.install(client).await?;
     let (digest, me, table_name) = (spec.digest(), who(), plan.table.name.plain());
     let new = NewRun {
         name,
@@ -74,7 +86,7 @@ pub(super) async fn run(
         table_oid: plan.table.oid,
         key: &plan.key,
         ceiling: plan.ceiling.as_ref(),
-        spec: pinned(&spec, &digest, &plan),
+        spec: pinned(spec, &digest, &plan),
         session: &plan.session,
         table_rows_estimate: plan.table_rows,
         who: &me,
@@ -85,13 +97,13 @@ pub(super) async fn run(
             lz4: plan.server.has_lz4,
         },
     };
-    let Some(run_id) = ctx.store.create_run(&client, &new).await? else {
-        return Err(unfinished(&ctx.need_run(&client, name).await?));
+    let Some(run_id) = ctx.store.create_run(client, &new).await? else {
+        return Err(unfinished(&ctx.need_run(client, name).await?));
     };
-    ctx.store.log(&client, run_id, &who(), "created", &format!("on {}", new.table_name)).await?;
-    let run = ctx.store.run(&client, run_id).await?;
+    ctx.store.log(client, run_id, &who(), "created", &format!("on {}", new.table_name)).await?;
+    let run = ctx.store.run(client, run_id).await?;
     let plan = plan.keeping(&ctx.store.images(run_id));
-    drive(ctx, client, Job { spec, plan }, run, flags, Next::Begin).await
+    Ok((run, plan))
 }
 
 /// After a reverse run that came to its end a run may start afresh; a half-way one is in the way, and a scheduler must not undo what an
@@ -120,6 +132,7 @@ pub(super) fn pinned<'a>(spec: &'a Spec, digest: &'a str, plan: &'a Plan) -> Pin
         text: &spec.source,
         statement: plan.sql.update.get(true),
         remaining: plan.remaining.as_deref(),
+        verify_query: plan.verify_query(),
     }
 }
 

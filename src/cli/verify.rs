@@ -1,33 +1,15 @@
 //! `verify`: proof that nothing is left to do, from the data where the data can tell, else from the chunk map.
 
-use std::time::Duration;
-
 use deadpool_postgres::Object;
-use tokio_postgres::types::Type;
 
 use super::context::Context;
 use super::failure::{Exit, Failure, statement};
 use super::{print, print_json};
 use crate::db::Class;
-use crate::db::session::Bounds;
 use crate::event::count;
-use crate::key::{Bound, KeyRange};
-use crate::plan::{Accepted, Plan, rehearse};
+use crate::plan::{Accepted, Plan};
+use crate::proof;
 use crate::state::{Installed, RunState};
-
-/// Key entries looked at in one statement: a second or so of reading, so that no snapshot is held for long.
-const SLICE: i64 = 100_000;
-
-/// Keys of rows left that are shown.
-const SHOWN: usize = 5;
-
-/// What was found.
-#[derive(Debug, Default)]
-struct Findings {
-    keys: i64,
-    remaining: i64,
-    examples: Vec<String>,
-}
 
 /// `backfill verify NAME`.
 pub(super) async fn verify(ctx: &Context, name: &str) -> Result<Exit, Failure> {
@@ -49,7 +31,8 @@ async fn by_data(
     plan: &Plan,
     remaining: &str,
 ) -> Result<Exit, Failure> {
-    let findings = match walk(client, plan, remaining).await {
+    let walked = proof::walk(client, plan, remaining, false).await;
+    let findings = match walked.map_err(statement("look for rows left to do")) {
         Err(failure) if failure.class == Some(Class::Data) => {
             return cannot_tell(ctx, client, name, failure).await;
         }
@@ -117,61 +100,6 @@ async fn advice(ctx: &Context, client: &Object, name: &str) -> Result<String, Fa
         "rows written by the application since the run began are its own duty (a default or a trigger); \
          to do them now: backfill run {name} --again"
     ))
-}
-
-/// Walks the whole table in slices of the key.
-async fn walk(client: &Object, plan: &Plan, remaining: &str) -> Result<Findings, Failure> {
-    let mut findings = Findings::default();
-    let Some(ceiling) = plan.ceiling.clone() else { return Ok(findings) };
-    let table = &plan.table.name.name;
-    let key = plan.key.array_sql(table);
-    let bounds = Bounds { lock: Duration::from_secs(5), statement: Duration::from_secs(300) };
-    let mut after: Option<Bound> = None;
-    loop {
-        let range = KeyRange { after: after.clone(), upto: ceiling.clone() };
-        let failed = || statement("look for rows left to do");
-        plan.session.begin_read_only(client, bounds).await.map_err(failed())?;
-        let params = rehearse::params(&range);
-        let mut bind = rehearse::typed(&params);
-        bind.push((&SLICE, Type::INT8));
-        let stretch = plan.sql.stretch.get(after.is_some());
-        bind.push((&1_i64, Type::INT8));
-        let whole = client
-            .query_typed(plan.sql.boundaries.get(after.is_some()), &bind)
-            .await
-            .map_err(failed())?;
-        bind.pop();
-        let (upto, keys, is_last) = match whole.first() {
-            Some(row) => (Bound(row.get(0)), SLICE, row.get::<_, bool>(1)),
-            None => {
-                let rest = client.query_typed(stretch, &bind).await.map_err(failed())?;
-                let keys = rest.first().map_or(0, |row| row.get::<_, i64>(1));
-                (ceiling.clone(), keys, true)
-            }
-        };
-        let slice = KeyRange { after: after.clone(), upto: upto.clone() };
-        let in_slice = plan.key.range_sql(table, after.is_some(), 1);
-        // A join may show a row several times; it is still one row.
-        let sql = format!(
-            "SELECT count(*), (array_agg(array_to_string(k, ', ')))[1:{SHOWN}] \
-             FROM (SELECT DISTINCT {key} AS k {} WHERE {in_slice} AND ({remaining})) rest",
-            plan.from_sql
-        );
-        let params = rehearse::params(&slice);
-        let rows = client.query_typed(&sql, &rehearse::typed(&params)).await.map_err(failed())?;
-        client.batch_execute("COMMIT").await.map_err(failed())?;
-        findings.keys += keys;
-        if let Some(row) = rows.first() {
-            findings.remaining += row.get::<_, i64>(0);
-            let examples: Option<Vec<String>> = row.get(1);
-            let room = SHOWN - findings.examples.len();
-            findings.examples.extend(examples.unwrap_or_default().into_iter().take(room));
-        }
-        if is_last {
-            return Ok(findings);
-        }
-        after = Some(upto);
-    }
 }
 
 async fn by_chunk_map(ctx: &Context, client: &Object, name: &str) -> Result<Exit, Failure> {

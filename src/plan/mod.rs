@@ -209,6 +209,12 @@ impl Plan {
         }
     }
 
+    /// A query that yields a row while something is left to do; none when the data cannot tell.
+    pub fn verify_query(&self) -> Option<String> {
+        let remaining = self.remaining.as_ref()?;
+        Some(format!("SELECT 1 {} WHERE {remaining}", self.from_sql.trim_start()))
+    }
+
     /// The fields of a before-image.
     pub fn image_fields(&self) -> Vec<Field> {
         image_fields(&self.builder(), &self.table)

@@ -6,6 +6,7 @@
 mod chunk;
 mod images;
 mod records;
+mod revision;
 mod run;
 mod schema;
 mod work;
@@ -17,6 +18,7 @@ pub use chunk::{Chunk, Claim, Cover, Cut, Quarantined, Sums};
 pub use images::{Conflict, Field, FieldType, Images, Side};
 pub use records::{Actor, LogLine, NewRun, NewUndo, PinnedSpec};
 use records::{json, key_to_json, one, read_run};
+pub use revision::{Direction, GateRecord, Recorded, RevisionState, StepRecord};
 pub use run::{
     ALL_STATES, Ends, IllegalTransition, LastWorked, Run, RunEvent, RunState, Times, Tuned, Undo,
 };
@@ -94,6 +96,9 @@ statements!(
     create_reverse,
     create_run,
     cut_chunks,
+    drop_revision,
+    drop_step,
+    drop_steps,
     fail_chunk,
     failed_chunks,
     kept_until,
@@ -104,13 +109,21 @@ statements!(
     list_prunable,
     list_quarantined,
     list_reversible,
+    list_revision_log,
     list_unfinished,
+    load_gates,
+    load_revisions,
     load_run,
+    load_steps,
     lock_cut,
+    log_revision,
     mark_pruned,
     progress,
     publish_limits,
     publish_throttle,
+    put_gate,
+    put_revision,
+    put_step,
     quarantine_row,
     read_control,
     recent_rates,
@@ -118,10 +131,12 @@ statements!(
     reopen_chunks,
     request,
     set_conflicts,
+    set_revision_state,
     settle_chunk,
     split_chunk,
     stretches,
     transition,
+    was_taken_back,
     write_log,
 );
 
@@ -188,7 +203,7 @@ impl Store {
         let ceiling = new.ceiling.map(|bound| &bound.0);
         let columns = serde_json::to_string(new.undo.columns).unwrap_or_default();
         let mode = new.undo.mode.as_str();
-        let params: [Param<'_>; 14] = [
+        let params: [Param<'_>; 15] = [
             (&new.name, Type::TEXT),
             (&new.table_name, Type::TEXT),
             (&new.table_oid, Type::OID),
@@ -203,6 +218,7 @@ impl Store {
             (&new.who, Type::TEXT),
             (&mode, Type::TEXT),
             (&columns, Type::TEXT),
+            (&new.spec.verify_query, Type::TEXT),
         ];
         let rows = self.rows(client, "create the run", &self.sql.create_run, &params).await?;
         let Some(run_id) = rows.first().map(|row| row.get(0)) else { return Ok(None) };
@@ -264,12 +280,13 @@ impl Store {
         run_id: i64,
         spec: &PinnedSpec<'_>,
     ) -> Result<()> {
-        let params: [Param<'_>; 5] = [
+        let params: [Param<'_>; 6] = [
             (&run_id, Type::INT8),
             (&spec.digest, Type::TEXT),
             (&spec.text, Type::TEXT),
             (&spec.statement, Type::TEXT),
             (&spec.remaining, Type::TEXT),
+            (&spec.verify_query, Type::TEXT),
         ];
         self.rows(client, "pin the changed spec", &self.sql.accept_spec, &params).await.map(drop)
     }

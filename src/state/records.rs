@@ -54,6 +54,8 @@ pub struct PinnedSpec<'a> {
     pub statement: &'a str,
     /// The condition of a row still to do.
     pub remaining: Option<&'a str>,
+    /// A query that yields a row while something is left to do.
+    pub verify_query: Option<String>,
 }
 
 /// On whose word a run changes its state.

@@ -15,6 +15,7 @@ mod demo;
 mod encryption;
 mod exactly_once;
 mod laws;
+mod migrate;
 mod pacing;
 mod plan;
 mod poison;

@@ -10,25 +10,11 @@ use tokio_postgres::types::{ToSql, Type};
 use super::super::failure::{Exit, Failure, Kind, statement};
 use super::super::print;
 use super::NAME;
+use super::example::{MIGRATIONS, SPECS};
 use crate::db::Database;
-use crate::migrate::file::sections;
 use crate::server::Server;
 use crate::sql::Ident;
 use crate::state::Store;
-
-/// The example's schema steps, in order.
-const MIGRATIONS: [&str; 3] = [
-    include_str!("../../../migrations/20260105090000_3f1a_create_skills.sql"),
-    include_str!("../../../migrations/20260105091000_7c42_index_category.sql"),
-    include_str!("../../../migrations/20260112100000_a95e_add_governance.sql"),
-];
-
-/// The example's specs.
-const SPECS: [(&str, &str); 3] = [
-    ("governance_phases", include_str!("../../../backfills/governance_phases.toml")),
-    ("double_quota", include_str!("../../../backfills/double_quota.toml")),
-    ("category_owner", include_str!("../../../backfills/category_owner.toml")),
-];
 
 /// Rows of the example: about 200 bytes each, ten categories.
 pub(super) const LOAD: &str = "insert into public.skills (id, name, description, category)
@@ -58,11 +44,13 @@ pub(super) struct Signals {
 pub(super) fn write_project(server: &Path) -> Result<PathBuf, Failure> {
     let project = server.join("project");
     let failed = |error: std::io::Error| {
-        Failure::new(Kind::Failed, format!("write the example's specs: {error}"))
+        Failure::new(Kind::Failed, format!("write the example's files: {error}"))
     };
-    std::fs::create_dir_all(project.join("backfills")).map_err(failed)?;
-    for (name, text) in SPECS {
-        std::fs::write(project.join(format!("backfills/{name}.toml")), text).map_err(failed)?;
+    for (folder, files) in [("backfills", SPECS), ("migrations", MIGRATIONS)] {
+        std::fs::create_dir_all(project.join(folder)).map_err(failed)?;
+        for (name, text) in files {
+            std::fs::write(project.join(folder).join(name), text).map_err(failed)?;
+        }
     }
     Ok(project)
 }
@@ -70,12 +58,6 @@ pub(super) fn write_project(server: &Path) -> Result<PathBuf, Failure> {
 impl Stage {
     pub(super) async fn load(&mut self, rows: u64) -> Result<(), Failure> {
         let client = self.database.get().await?;
-        for migration in MIGRATIONS {
-            let sections = sections(migration).ok_or_else(|| {
-                Failure::new(Kind::Failed, "the example's schema steps are damaged")
-            })?;
-            client.batch_execute(sections.up).await.map_err(statement("apply a schema step"))?;
-        }
         let categories = "insert into public.categories select c, 'team-' || c from unnest(array['development', 'data', \
             'security', 'documentation', 'operations', 'support', 'design', 'research', 'sales', 'people']) c";
         client.batch_execute(categories).await.map_err(statement("load the categories"))?;

@@ -248,6 +248,13 @@ impl Db {
         Started::new(self.command(arguments))
     }
 
+    /// The schema, a line for each thing in it.
+    pub fn snapshot(&self) -> std::collections::BTreeSet<String> {
+        let state = backfill::sql::Ident::new("backfill");
+        let taken = backfill::migrate::snapshot::take(&self.sql.client, &state);
+        self.sql.runtime.block_on(taken).unwrap()
+    }
+
     /// `status --json` of a run.
     pub fn status(&self, name: &str) -> serde_json::Value {
         self.backfill(&["status", name, "--json"]).exits(0).json()

@@ -1,0 +1,3 @@
+-- The rows that were there before. The spec is backfills/governance_phases.toml.
+-- revises: b1d7
+-- backfill: governance_phases

@@ -1,0 +1,3 @@
+-- The rows that were there before. The spec is backfills/tier.toml.
+-- revises: e6b3
+-- backfill: tier

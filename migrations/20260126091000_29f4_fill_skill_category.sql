@@ -1,0 +1,3 @@
+-- The rows that were there before. The spec is backfills/skill_category.toml.
+-- revises: 1b7e
+-- backfill: skill_category

@@ -1,0 +1,6 @@
+-- Second of two steps: the column goes, and its values with it.
+-- revises: 6b13
+-- irreversible: nobody kept the values
+
+-- up
+ALTER TABLE public.skills DROP COLUMN legacy_rank;

@@ -1,0 +1,194 @@
+//! A revision that starts a backfill, and one that takes it back.
+
+use std::collections::BTreeSet;
+
+use super::super::context::{Context, who};
+use super::super::failure::{Exit, Failure};
+use super::super::{control, reverse, run, say};
+use super::session::Session;
+use super::upgrade::record_of;
+use super::{GatePolicy, start_flags};
+use crate::db::lock;
+use crate::migrate::class;
+use crate::migrate::file::{Revision, Statement};
+use crate::migrate::split::words;
+use crate::plan::{Accepted, Plan};
+use crate::state::{Recorded, RevisionState, Run, RunState, StoreError};
+use crate::undo::UndoMode;
+
+/// Below this many rows a backfill takes no longer than a schema step, and is done at once.
+const SMALL: i64 = 10_000;
+
+/// Starts the backfill of a revision: runs it when it is small or asked for, else writes the run down for `backfill resume`.
+pub(super) async fn start(
+    ctx: &Context,
+    session: &Session,
+    revision: &Revision,
+    name: &str,
+    gate: GatePolicy,
+) -> Result<Exit, Failure> {
+    let client = &session.watch;
+    let spec = ctx.spec(name)?;
+    let plan = Plan::make(client, &spec, ctx.store.schema(), Accepted::default()).await?;
+    let newest = ctx.newest_run(client, name).await?;
+    let mode = mode(ctx, session, &revision.id, newest.as_ref()).await?;
+    let mut exit = Exit::Done;
+    if plan.ceiling.is_none() {
+        say(&format!("  {name}: {} has no rows, nothing to do", plan.table.name.plain()));
+    } else if gate == GatePolicy::Run || plan.table_rows < SMALL {
+        exit = run::run(ctx, name, mode, start_flags()).await?;
+        if exit == Exit::Stopped || exit == Exit::Failed {
+            return Ok(exit);
+        }
+    } else if mode != run::Mode::StartOrContinue {
+        let (run, _) = run::register(ctx, client, &spec, start_flags()).await?;
+        say(&format!(
+            "  run {} of {name} is started; it is worked by: backfill resume {name}",
+            run.run_id
+        ));
+    } else if let Some(run) = newest {
+        say(&format!("  run {} of {name} is {}", run.run_id, run.state.as_str()));
+    }
+    ctx.store.put_revision(client, &record_of(revision, RevisionState::Applied)).await?;
+    ctx.store
+        .log_revision(client, &who(), &revision.id, "applied", &format!("backfill {name}"))
+        .await?;
+    Ok(exit)
+}
+
+/// Whether the backfill of a revision goes on with the newest run or begins a new one: when that was given up, when it took back what
+/// there was, or when it belongs to an earlier time at which the revision was applied.
+async fn mode(
+    ctx: &Context,
+    session: &Session,
+    id: &str,
+    newest: Option<&Run>,
+) -> Result<run::Mode, Failure> {
+    let Some(run) = newest else { return Ok(run::Mode::Start) };
+    if (run.is_reverse() && run.state.is_final()) || run.state == RunState::Cancelled {
+        return Ok(run::Mode::Start);
+    }
+    let is_old = run.state == RunState::Succeeded
+        && ctx.store.was_taken_back(&session.watch, id, run.run_id).await?;
+    Ok(if is_old { run::Mode::StartAgain } else { run::Mode::StartOrContinue })
+}
+
+/// Runs a backfill that a revision demands to its end.
+pub(super) async fn go_on(ctx: &Context, session: &Session, name: &str) -> Result<Exit, Failure> {
+    let newest = ctx.newest_run(&session.watch, name).await?;
+    let is_new = newest.is_none_or(|run| {
+        (run.is_reverse() && run.state.is_final()) || run.state == RunState::Cancelled
+    });
+    let mode = if is_new { run::Mode::Start } else { run::Mode::StartOrContinue };
+    run::run(ctx, name, mode, start_flags()).await
+}
+
+/// Whether a backfill can be taken back; refused beforehand, never half-way.
+pub(super) async fn check_reversible(
+    ctx: &Context,
+    session: &Session,
+    name: &str,
+) -> Result<(), Failure> {
+    let Some(run) = ctx.newest_run(&session.watch, name).await? else { return Ok(()) };
+    if run.is_reverse() {
+        return Ok(());
+    }
+    let no_way = match (&run.undo.pruned_at, run.undo.mode) {
+        (Some(at), _) => format!("the before-images of run {} were dropped {at}", run.run_id),
+        (_, UndoMode::None) => format!("run {} kept nothing to take it back with", run.run_id),
+        _ => return Ok(()),
+    };
+    Err(Failure::refused(format!("backfill {name} cannot be taken back: {no_way}"))
+        .hint("downgrade only to the revision behind it: backfill migrate history"))
+}
+
+/// Takes the backfill of a revision back: stops its run, then reverses what that did.
+pub(super) async fn take_back(
+    ctx: &Context,
+    session: &Session,
+    record: &Recorded,
+    name: &str,
+) -> Result<Exit, Failure> {
+    let exit = match ctx.newest_run(&session.watch, name).await? {
+        None => Exit::Done,
+        Some(run) if run.is_reverse() && run.state == RunState::Succeeded => Exit::Done,
+        Some(run) if run.is_reverse() && !run.state.is_final() => {
+            run::resume(ctx, Some(name), start_flags()).await?
+        }
+        Some(run) => {
+            let run = end(ctx, session, run).await?;
+            let sums = ctx.store.sums(&session.watch, run.run_id).await?;
+            match sums.rows_done {
+                0 if !run.is_reverse() => Exit::Done,
+                _ => reverse::reverse(ctx, name, None, start_flags()).await?,
+            }
+        }
+    };
+    if matches!(exit, Exit::Stopped | Exit::Failed) {
+        return Ok(exit);
+    }
+    forget(ctx, session, record, "taken back").await?;
+    Ok(exit)
+}
+
+/// Removes the record of a revision that started a backfill.
+pub(super) async fn forget(
+    ctx: &Context,
+    session: &Session,
+    record: &Recorded,
+    event: &str,
+) -> Result<(), Failure> {
+    ctx.store.drop_revision(&session.watch, &record.id).await?;
+    ctx.store.log_revision(&session.watch, &who(), &record.id, event, &record.title).await?;
+    Ok(())
+}
+
+/// Ends a run that is not over; one that somebody is working on is left alone.
+pub(super) async fn end(ctx: &Context, session: &Session, run: Run) -> Result<Run, Failure> {
+    if run.state.is_final() {
+        return Ok(run);
+    }
+    let holder = lock::holder(&session.watch, ctx.store.run_lock(run.run_id)).await;
+    let is_live =
+        holder.map_err(|error| StoreError::Statement("look for the run's lock", error))?.is_some();
+    if is_live {
+        return Err(Failure::refused(format!("run {} of {} is at work", run.run_id, run.name))
+            .hint(format!("end it first: backfill cancel {}", run.name)));
+    }
+    control::cancel(ctx, &run.name).await?;
+    Ok(ctx.store.run(&session.watch, run.run_id).await?)
+}
+
+/// Whether statements that follow drop every column that a backfill wrote, so that taking it back would be for nothing.
+pub(super) async fn is_dropped_anyway(
+    ctx: &Context,
+    session: &Session,
+    name: &str,
+    later: &[Statement],
+) -> Result<bool, Failure> {
+    let Some(run) = ctx.newest_run(&session.watch, name).await? else { return Ok(false) };
+    let mut columns: BTreeSet<&str> = run.undo.columns.iter().map(String::as_str).collect();
+    let is_table = |written: &str| {
+        let parts = words(written);
+        let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+        parts.last().is_some_and(|word| word.text == last(&run.table_name))
+            && (parts.len() == 1
+                || parts
+                    .first()
+                    .is_some_and(|word| run.table_name.starts_with(&format!("{}.", word.text))))
+    };
+    for statement in later {
+        let parts = statement.words();
+        let Some((table, dropped)) = class::dropped(&statement.text, &parts) else { continue };
+        if !is_table(&table) {
+            continue;
+        }
+        match dropped {
+            None => columns.clear(),
+            Some(dropped) => dropped.iter().for_each(|column| {
+                columns.remove(column.as_str());
+            }),
+        }
+    }
+    Ok(columns.is_empty() && !run.undo.columns.is_empty())
+}

@@ -1,0 +1,386 @@
+//! Runs the statements of a revision, up or down, so that an interruption anywhere can be taken up again.
+//!
+//! Statements in a transaction are marked done in that transaction. One outside of any is marked as running before it, and as done
+//! after it; what an interruption left behind is looked up in the catalogs ([`super::outside`]).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Client, Error};
+
+use super::blockers::{Blocker, Target, blockers, target};
+use super::class::{self, Way};
+use super::file::{Grouping, Statement};
+use super::patience::Patience;
+use super::unit::{Kind, Unit, units};
+use super::watch;
+use crate::db::error::sqlstate;
+use crate::state::{Direction, Recorded, RevisionState, StepRecord, Store, StoreError};
+
+/// What is to be run.
+pub struct Work<'a> {
+    /// The revision as it will be recorded.
+    pub revision: &'a Recorded,
+    /// Which way.
+    pub direction: Direction,
+    /// The statements of that way.
+    pub statements: &'a [Statement],
+    /// How they share transactions.
+    pub grouping: Grouping,
+    /// Queries that must yield true in the end.
+    pub verify: &'a [Statement],
+}
+
+/// What the runner works with.
+pub struct Runner<'a> {
+    /// The state tables.
+    pub store: &'a Store,
+    /// Runs the statements: a session of its own, not behind a transaction pooler.
+    pub client: &'a Client,
+    /// Its backend's process.
+    pub pid: i32,
+    /// Looks on meanwhile.
+    pub watch: &'a Client,
+    /// How long locks are tried for.
+    pub patience: Patience,
+    /// How long a statement may take that holds a strong lock.
+    pub statement_timeout: Duration,
+    /// What happens, as it happens.
+    pub tell: &'a (dyn Fn(Event<'_>) + Sync),
+    /// Whether to stop before the next unit.
+    pub is_stopped: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// What happens while a revision is run.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// These statements are committed.
+    Done(&'a [Statement], Duration),
+    /// A statement was found done: an interrupted runner had got that far.
+    Found(&'a Statement),
+    /// A lock is not to be had; who has it, and when it is tried again.
+    Waiting(&'a [Blocker], Duration),
+    /// A long statement is at work: how far, and whom it waits for.
+    Progress(&'a Statement, String),
+    /// An invalid index is removed, to be built anew.
+    Healed(&'a str),
+}
+
+/// Why a revision was not run to its end. What is done is recorded; nothing is half-done.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A statement failed, by its number.
+    #[error("the server refuses statement {}", .0 + 1)]
+    Statement(usize, #[source] Error),
+    /// A verify query did not yield true, by its number.
+    #[error("a verify query does not yield true")]
+    Verify(usize),
+    /// A verify query failed, by its number.
+    #[error("a verify query fails")]
+    VerifyQuery(usize, #[source] Error),
+    /// A lock was not to be had within the budget.
+    #[error("a lock was not to be had")]
+    Locked(usize, Vec<Blocker>),
+    /// A statement that is done has been changed since.
+    #[error("statement {} is applied and has been changed since", .0 + 1)]
+    Changed(usize),
+    /// It was interrupted in a statement of which nobody can tell whether it was done.
+    #[error("it was interrupted in statement {}, and nobody can tell whether that was done", .0 + 1)]
+    Unknown(usize),
+    /// The index is still invalid after it was built several times.
+    #[error("the index {1} stays invalid")]
+    Invalid(usize, String),
+    /// Asked to stop; the rest is left.
+    #[error("stopped before statement {}", .0 + 1)]
+    Stopped(usize),
+    /// A statement around it failed.
+    #[error("{0}")]
+    Around(&'static str, #[source] Error),
+    /// The state tables.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+pub(super) type Applied<T> = Result<T, ApplyError>;
+
+pub(super) fn around(what: &'static str) -> impl FnOnce(Error) -> ApplyError {
+    move |error| ApplyError::Around(what, error)
+}
+
+impl Runner<'_> {
+    /// Runs what is left of a revision.
+    pub async fn apply(&self, work: &Work<'_>) -> Applied<()> {
+        let steps = self.store.steps(self.client, &work.revision.id, work.direction).await?;
+        check_done(work, &steps)?;
+        let is_done = |i: usize| steps.get(&(i as i32)).is_some_and(|step| step.is_done);
+        let units = units(work.statements, work.grouping);
+        let left: Vec<&Unit> =
+            units.iter().filter(|unit| !unit.range.clone().all(is_done)).collect();
+        for (i, unit) in left.iter().enumerate() {
+            if (self.is_stopped)() {
+                return Err(ApplyError::Stopped(unit.range.start));
+            }
+            let is_last = i + 1 == left.len();
+            match &unit.kind {
+                Kind::Outside(outside) => {
+                    self.repeat_settings(work, unit.range.start).await?;
+                    let was_running = steps.contains_key(&(unit.range.start as i32));
+                    self.outside(work, unit.range.start, outside, was_running).await?;
+                    if is_last {
+                        self.finish(work).await?;
+                    }
+                }
+                Kind::Quick | Kind::Long => {
+                    self.until_locked(work, unit, &is_done, is_last).await?;
+                }
+            }
+        }
+        if left.is_empty() {
+            self.finish(work).await?;
+        }
+        // What a revision set for its session ends with it.
+        self.reset().await
+    }
+
+    async fn reset(&self) -> Applied<()> {
+        let reset = "RESET SESSION AUTHORIZATION; RESET ALL";
+        self.client.batch_execute(reset).await.map_err(around("reset the session"))
+    }
+
+    /// A transaction, from the start again while a lock is not to be had.
+    async fn until_locked(
+        &self,
+        work: &Work<'_>,
+        unit: &Unit,
+        is_done: &(dyn Fn(usize) -> bool + Sync),
+        is_last: bool,
+    ) -> Applied<()> {
+        let targets = self.targets(work, unit).await?;
+        let mut tries = 0;
+        loop {
+            // Behind an old transaction one does not even queue.
+            let in_the_way = match unit.kind {
+                Kind::Long => Vec::new(),
+                _ => {
+                    blockers(self.watch, &targets, true).await.map_err(around("look for locks"))?
+                }
+            };
+            if in_the_way.is_empty() {
+                let begun = Instant::now();
+                let ran = self.transaction(work, unit, (&targets, is_done), tries, is_last).await;
+                match ran {
+                    Ok(()) => {
+                        (self.tell)(Event::Done(
+                            &work.statements[unit.range.clone()],
+                            begun.elapsed(),
+                        ));
+                        return Ok(());
+                    }
+                    Err(error) if is_about_locks(&error) => {
+                        self.roll_back().await?;
+                    }
+                    Err(error) => {
+                        self.roll_back().await?;
+                        return Err(error);
+                    }
+                }
+            }
+            tries += 1;
+            let now =
+                blockers(self.watch, &targets, false).await.map_err(around("look for locks"))?;
+            let seen = if now.is_empty() { in_the_way } else { now };
+            let Some(pause) = self.patience.pause(tries) else {
+                return Err(ApplyError::Locked(unit.range.start, seen));
+            };
+            if (self.is_stopped)() {
+                return Err(ApplyError::Stopped(unit.range.start));
+            }
+            (self.tell)(Event::Waiting(&seen, pause));
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn targets(&self, work: &Work<'_>, unit: &Unit) -> Applied<Vec<Target>> {
+        let mut targets: Vec<Target> = Vec::new();
+        for statement in &work.statements[unit.range.clone()] {
+            let Some(asks) = class::asks(&statement.text, &statement.words()) else { continue };
+            let found = target(self.client, &asks).await.map_err(around("look up a table"))?;
+            if let Some(found) = found.filter(|found| !targets.contains(found)) {
+                targets.push(found);
+            }
+        }
+        Ok(targets)
+    }
+
+    async fn transaction(
+        &self,
+        work: &Work<'_>,
+        unit: &Unit,
+        (targets, is_done): (&[Target], &(dyn Fn(usize) -> bool + Sync)),
+        tries: u32,
+        is_last: bool,
+    ) -> Applied<()> {
+        let (lock, statement) = match unit.kind {
+            Kind::Long => (Duration::ZERO, Duration::ZERO),
+            _ => (self.patience.lock_timeout(tries), self.statement_timeout),
+        };
+        let settings = format!(
+            "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = '60s'",
+            lock.as_millis(),
+            statement.as_millis()
+        );
+        self.repeat_settings(work, unit.range.start).await?;
+        self.client.batch_execute("BEGIN").await.map_err(around("begin a transaction"))?;
+        self.client.batch_execute(&settings).await.map_err(around("set the timeouts"))?;
+        let first = |error| ApplyError::Statement(unit.range.start, error);
+        for target in targets.iter().filter(|target| target.is_table && unit.kind == Kind::Quick) {
+            // A probe never queues; every third time it is waited for, for a moment, or a busy table would never be had.
+            if !tries.is_multiple_of(3) && target.mode == "ACCESS EXCLUSIVE" {
+                let probe = format!("LOCK TABLE {} IN {} MODE NOWAIT", target.name, target.mode);
+                self.client.batch_execute(&probe).await.map_err(first)?;
+            }
+        }
+        if unit.range.start == 0 || work.direction == Direction::Down {
+            self.begin_record(work).await?;
+        }
+        for i in unit.range.clone().filter(|i| !is_done(*i)) {
+            let (statement, begun) = (&work.statements[i], Instant::now());
+            self.watched(statement, &unit.kind)
+                .await
+                .map_err(|error| ApplyError::Statement(i, error))?;
+            self.mark(work, i, Some(begun.elapsed())).await?;
+        }
+        if is_last {
+            self.finish_in(work).await?;
+        }
+        self.client
+            .batch_execute("COMMIT")
+            .await
+            .map_err(|error| ApplyError::Statement(unit.range.end - 1, error))
+    }
+
+    /// Runs one statement; a long one under the eyes of the other connection.
+    pub(super) async fn watched(&self, statement: &Statement, kind: &Kind) -> Result<(), Error> {
+        let run = self.client.batch_execute(&statement.text);
+        if *kind == Kind::Quick {
+            return run.await;
+        }
+        tokio::pin!(run);
+        loop {
+            tokio::select! {
+                done = &mut run => return done,
+                () = tokio::time::sleep(watch::EVERY) => {
+                    if let Some(seen) = watch::look(self.watch, self.pid).await {
+                        (self.tell)(Event::Progress(statement, seen));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The revision's record, in the state of being on its way.
+    pub(super) async fn begin_record(&self, work: &Work<'_>) -> Applied<()> {
+        match work.direction {
+            Direction::Up => {
+                let record = Recorded { state: RevisionState::Applying, ..work.revision.clone() };
+                self.store.put_revision(self.client, &record).await?;
+            }
+            Direction::Down => {
+                self.store
+                    .set_revision_state(self.client, &work.revision.id, RevisionState::Reverting)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a statement as running, or as done after a time.
+    pub(super) async fn mark(
+        &self,
+        work: &Work<'_>,
+        i: usize,
+        took: Option<Duration>,
+    ) -> Applied<()> {
+        let statement = &work.statements[i];
+        let place = (work.revision.id.as_str(), work.direction, i as i32);
+        let took = took.map(|took| took.as_millis() as i64);
+        let text = (statement.digest(), statement.head());
+        Ok(self.store.put_step(self.client, place, (&text.0, &text.1), took).await?)
+    }
+
+    async fn finish(&self, work: &Work<'_>) -> Applied<()> {
+        self.client.batch_execute("BEGIN").await.map_err(around("begin a transaction"))?;
+        match self.finish_in(work).await {
+            Ok(()) => self
+                .client
+                .batch_execute("COMMIT")
+                .await
+                .map_err(around("commit the revision's record")),
+            Err(error) => {
+                self.roll_back().await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The end of a revision: its verify queries hold, and it is recorded.
+    async fn finish_in(&self, work: &Work<'_>) -> Applied<()> {
+        for (i, query) in work.verify.iter().enumerate() {
+            let rows =
+                self.client.query_typed(&format!("SELECT ({})::boolean", query.text), &[]).await;
+            let rows = rows.map_err(|error| ApplyError::VerifyQuery(i, error))?;
+            let holds = rows.first().and_then(|row| row.get::<_, Option<bool>>(0));
+            if holds != Some(true) {
+                return Err(ApplyError::Verify(i));
+            }
+        }
+        let (id, who) = (work.revision.id.as_str(), work.revision.applied_by.as_str());
+        match work.direction {
+            Direction::Up => {
+                self.store.put_revision(self.client, work.revision).await?;
+                // Whatever way it went down before, the next time begins at the beginning.
+                self.store.drop_steps(self.client, id, Direction::Down).await?;
+            }
+            Direction::Down => self.store.drop_revision(self.client, id).await?,
+        }
+        let event = if work.direction == Direction::Up { "applied" } else { "taken back" };
+        Ok(self.store.log_revision(self.client, who, id, event, &work.revision.title).await?)
+    }
+
+    /// What the statements before it set for the session, when they are not run now.
+    async fn repeat_settings(&self, work: &Work<'_>, before: usize) -> Applied<()> {
+        self.reset().await?;
+        for (i, statement) in work.statements[..before].iter().enumerate() {
+            if statement.way == Way::Setting {
+                self.client
+                    .batch_execute(&statement.text)
+                    .await
+                    .map_err(|error| ApplyError::Statement(i, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn roll_back(&self) -> Applied<()> {
+        self.client.batch_execute("ROLLBACK").await.map_err(around("roll back"))
+    }
+}
+
+/// What is done must still stand in the file as it was run.
+fn check_done(work: &Work<'_>, steps: &BTreeMap<i32, StepRecord>) -> Applied<()> {
+    for (n, step) in steps {
+        let i = *n as usize;
+        if work.statements.get(i).is_none_or(|statement| statement.digest() != step.digest) {
+            return Err(ApplyError::Changed(i));
+        }
+    }
+    Ok(())
+}
+
+/// Lock timeout, deadlock: the only errors that another try mends.
+fn is_about_locks(error: &ApplyError) -> bool {
+    match error {
+        ApplyError::Statement(_, error) => matches!(sqlstate(error), Some("55P03" | "40P01")),
+        _ => false,
+    }
+}

@@ -1,0 +1,433 @@
+//! How a statement has to be run, told from its first words. Pure.
+//!
+//! Only what the server itself treats apart is known here: statements that refuse a transaction, statements that take long under a lock
+//! which the application does not notice, and statements whose effect can be used only after a COMMIT. Everything else goes into a
+//! transaction with its neighbours, whatever it is.
+
+use std::ops::Range;
+
+use super::split::Word;
+
+/// How a statement is run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// In one transaction with its neighbours.
+    Together,
+    /// As [`Way::Together`], and the transaction ends behind it: an enum's new value cannot be used before it is committed.
+    TogetherLast,
+    /// As [`Way::Together`], and again whenever a step is taken up in the middle: it says what the statements behind it mean.
+    Setting,
+    /// In a transaction of its own, for as long as it takes: it reads the whole table, under a lock that reads and writes pass.
+    Long,
+    /// Outside of any transaction, for as long as it takes.
+    Outside(Outside),
+}
+
+/// What a statement outside of a transaction leaves behind when it is interrupted, so that it can be taken up again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outside {
+    /// An index, perhaps an invalid one.
+    CreateIndex {
+        /// As written; in the schema of its table.
+        name: String,
+        /// As written.
+        table: String,
+    },
+    /// An index, perhaps an invalid one.
+    DropIndex {
+        /// As written.
+        name: String,
+    },
+    /// A partition, perhaps one that is half detached.
+    Detach {
+        /// As written.
+        table: String,
+        /// As written.
+        partition: String,
+    },
+    /// Invalid copies of indexes, which the next try replaces.
+    Again,
+    /// Nobody can tell whether it was done.
+    Unknown,
+}
+
+/// A lock that a statement is known to ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asks {
+    /// The table, as written.
+    pub table: String,
+    /// As in `LOCK TABLE … IN … MODE`.
+    pub mode: &'static str,
+}
+
+/// A statement that a revision cannot hold, and what to do instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit {
+    /// What is wrong.
+    pub what: &'static str,
+    /// What to do.
+    pub help: &'static str,
+    /// Where.
+    pub span: Range<usize>,
+}
+
+/// Reads along the words of a statement.
+struct Reader<'a> {
+    source: &'a str,
+    words: &'a [Word],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn is(&self, keyword: &str) -> bool {
+        self.words.get(self.at).is_some_and(|word| word.is(keyword))
+    }
+
+    /// Steps over these keywords when all of them come next.
+    fn eat(&mut self, keywords: &str) -> bool {
+        let count = keywords.split(' ').count();
+        let next = self.words.get(self.at..self.at + count).unwrap_or_default();
+        let is_next = next.len() == count
+            && next.iter().zip(keywords.split(' ')).all(|(word, keyword)| word.is(keyword));
+        if is_next {
+            self.at += count;
+        }
+        is_next
+    }
+
+    /// A name with its schema, as written.
+    fn name(&mut self) -> Option<&'a str> {
+        let first = self.words.get(self.at).filter(|word| word.is_name)?;
+        let mut end = first.span.end;
+        self.at += 1;
+        while self.words.get(self.at).is_some_and(|word| word.text == ".")
+            && self.words.get(self.at + 1).is_some_and(|word| word.is_name)
+        {
+            end = self.words[self.at + 1].span.end;
+            self.at += 2;
+        }
+        Some(&self.source[first.span.start..end])
+    }
+
+    /// Goes to behind the next such keyword.
+    fn seek(&mut self, keyword: &str) -> bool {
+        let found = self.words[self.at..].iter().position(|word| word.is(keyword));
+        if let Some(found) = found {
+            self.at += found + 1;
+        }
+        found.is_some()
+    }
+}
+
+fn has(words: &[Word], keyword: &str) -> bool {
+    words.iter().any(|word| word.is(keyword))
+}
+
+/// How a statement has to be run; `source` is the text that its words were cut from.
+pub fn way(source: &str, words: &[Word]) -> Way {
+    let mut read = Reader { source, words, at: 0 };
+    if read.eat("create unique index concurrently") || read.eat("create index concurrently") {
+        read.eat("if not exists");
+        let name = if read.is("on") { None } else { read.name() };
+        read.eat("on");
+        read.eat("only");
+        return match (name, read.name()) {
+            (Some(name), Some(table)) => Way::Outside(Outside::CreateIndex {
+                name: name.to_owned(),
+                table: table.to_owned(),
+            }),
+            _ => Way::Outside(Outside::Unknown),
+        };
+    }
+    if read.eat("drop index concurrently") {
+        read.eat("if exists");
+        let name = read
+            .name()
+            .map_or(Outside::Unknown, |name| Outside::DropIndex { name: name.to_owned() });
+        return Way::Outside(name);
+    }
+    if read.is("reindex") {
+        let is_apart = has(words, "concurrently")
+            || ["schema", "database", "system"].iter().any(|all| has(words, all));
+        return if is_apart { Way::Outside(Outside::Again) } else { Way::Together };
+    }
+    if read.is("vacuum") || (read.is("cluster") && words.len() == 1) || read.eat("alter system") {
+        return Way::Outside(Outside::Again);
+    }
+    if [
+        "create database",
+        "drop database",
+        "create tablespace",
+        "drop tablespace",
+        "create subscription",
+        "drop subscription",
+    ]
+    .iter()
+    .any(|start| read.eat(start))
+    {
+        return Way::Outside(Outside::Unknown);
+    }
+    if read.eat("alter table") {
+        return alter_table(read, words);
+    }
+    if read.eat("alter type") {
+        read.name();
+        return if read.eat("add value") { Way::TogetherLast } else { Way::Together };
+    }
+    if read.eat("refresh materialized view concurrently")
+        || read.is("analyze")
+        || read.is("analyse")
+    {
+        return Way::Long;
+    }
+    if read.is("reset")
+        || (read.is("set") && !read.eat("set local") && !read.eat("set constraints"))
+    {
+        return Way::Setting;
+    }
+    Way::Together
+}
+
+fn alter_table(mut read: Reader<'_>, words: &[Word]) -> Way {
+    read.eat("if exists");
+    read.eat("only");
+    let table = read.name();
+    if read.eat("detach partition") {
+        let partition = read.name();
+        if !(read.is("concurrently") || read.is("finalize")) {
+            return Way::Together;
+        }
+        return match (table, partition) {
+            (Some(table), Some(partition)) => Way::Outside(Outside::Detach {
+                table: table.to_owned(),
+                partition: partition.to_owned(),
+            }),
+            _ => Way::Outside(Outside::Unknown),
+        };
+    }
+    // With another action beside it, the statement takes that one's lock, which must not be held for long.
+    let is_alone = !words.iter().any(|word| word.text == ",");
+    if read.eat("validate constraint") && is_alone { Way::Long } else { Way::Together }
+}
+
+/// The lock that a statement will ask for, where its first words tell: what is looked for before the statement queues behind others.
+pub fn asks(source: &str, words: &[Word]) -> Option<Asks> {
+    let mut read = Reader { source, words, at: 0 };
+    let mut mode = "ACCESS EXCLUSIVE";
+    if read.eat("alter table") {
+        read.eat("if exists");
+        read.eat("only");
+        let table = read.name()?.to_owned();
+        let is_alone = !words.iter().any(|word| word.text == ",");
+        if is_alone
+            && (read.eat("validate constraint")
+                || read.eat("attach partition")
+                || read.eat("set ("))
+        {
+            mode = "SHARE UPDATE EXCLUSIVE";
+        } else if read.is("enable")
+            || read.is("disable")
+            || (read.is("add") && has(words, "references") && !has(words, "column"))
+        {
+            mode = "SHARE ROW EXCLUSIVE";
+        }
+        return Some(Asks { table, mode });
+    }
+    let is_trigger = ["create trigger", "create or replace trigger", "create constraint trigger"]
+        .iter()
+        .any(|start| read.eat(start));
+    if is_trigger
+        || read.eat("drop trigger")
+        || read.eat("drop policy")
+        || read.eat("create policy")
+    {
+        mode = if is_trigger { "SHARE ROW EXCLUSIVE" } else { mode };
+        read.seek("on").then_some(())?;
+        return Some(Asks { table: read.name()?.to_owned(), mode });
+    }
+    if read.eat("create index") || read.eat("create unique index") {
+        mode = "SHARE";
+        (!read.is("concurrently") && read.seek("on")).then_some(())?;
+        read.eat("only");
+        return Some(Asks { table: read.name()?.to_owned(), mode });
+    }
+    if read.eat("drop table") || read.eat("truncate") {
+        read.eat("table");
+        read.eat("if exists");
+        read.eat("only");
+        return Some(Asks { table: read.name()?.to_owned(), mode });
+    }
+    None
+}
+
+/// The names in a statement, as written: some of them are relations.
+pub fn mentions(source: &str, words: &[Word]) -> Vec<String> {
+    let mut read = Reader { source, words, at: 0 };
+    let mut names = Vec::new();
+    while read.at < words.len() {
+        match read.name() {
+            Some(name) => names.push(name.to_owned()),
+            None => read.at += 1,
+        }
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The columns of a table that a statement drops; every column (None) when it drops the table itself.
+pub fn dropped(source: &str, words: &[Word]) -> Option<(String, Option<Vec<String>>)> {
+    let mut read = Reader { source, words, at: 0 };
+    if read.eat("drop table") {
+        read.eat("if exists");
+        return Some((read.name()?.to_owned(), None));
+    }
+    read.eat("alter table").then_some(())?;
+    read.eat("if exists");
+    read.eat("only");
+    let table = read.name()?.to_owned();
+    let mut columns = Vec::new();
+    while read.at < words.len() {
+        if read.eat("drop column if exists") || read.eat("drop column") {
+            columns.extend(words.get(read.at).map(|word| word.text.clone()));
+        }
+        read.at += 1;
+    }
+    (!columns.is_empty()).then_some((table, Some(columns)))
+}
+
+/// Why a statement cannot stand in a revision, if so.
+pub fn unfit(source: &str, words: &[Word]) -> Option<Unfit> {
+    let first = words.first()?;
+    let span = first.span.clone();
+    let mut read = Reader { source, words, at: 0 };
+    let transactions =
+        ["begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release"];
+    if transactions.iter().any(|word| first.is(word)) || read.eat("prepare transaction") {
+        let help = "remove it: statements that can share a transaction share one, and `-- transaction: none` gives each its own";
+        return Some(Unfit {
+            what: "a revision does not steer its transactions itself",
+            help,
+            span,
+        });
+    }
+    if first.is("copy") && (has(words, "stdin") || has(words, "stdout")) {
+        let help = "load data with a backfill, or with psql; COPY from a file of the server works";
+        return Some(Unfit { what: "COPY over the connection is not available here", help, span });
+    }
+    if first.text == "\\" {
+        let help = "write plain SQL; commands of psql are not SQL";
+        return Some(Unfit { what: "this is a command of psql", help, span });
+    }
+    let nameless = Way::Outside(Outside::Unknown);
+    if has(words, "concurrently") && has(words, "index") && way(source, words) == nameless {
+        let help = "CREATE INDEX CONCURRENTLY name ON …: by its name it is found again after an interruption";
+        return Some(Unfit { what: "the index has no name", help, span });
+    }
+    if read.eat("drop index concurrently") && words.iter().any(|word| word.text == ",") {
+        let help =
+            "the server drops one index at a time with CONCURRENTLY; write one statement for each";
+        return Some(Unfit { what: "several indexes in one DROP INDEX CONCURRENTLY", help, span });
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::split::words;
+    use super::*;
+
+    fn way_of(text: &str) -> Way {
+        way(text, &words(text))
+    }
+
+    #[test]
+    fn what_refuses_a_transaction_is_known() {
+        let create = Outside::CreateIndex { name: "i".into(), table: "\"S\".t".into() };
+        assert_eq!(
+            way_of("create unique index concurrently if not exists i on only \"S\".t (a)"),
+            Way::Outside(create)
+        );
+        let drop = Outside::DropIndex { name: "s . i".into() };
+        assert_eq!(way_of("DROP INDEX /* x */ CONCURRENTLY IF EXISTS s . i"), Way::Outside(drop));
+        let detach = Outside::Detach { table: "t".into(), partition: "p".into() };
+        assert_eq!(way_of("alter table t detach partition p concurrently"), Way::Outside(detach));
+        for text in [
+            "vacuum t",
+            "reindex index concurrently i",
+            "alter system set a = 1",
+            "reindex schema s",
+        ] {
+            assert_eq!(way_of(text), Way::Outside(Outside::Again), "{text}");
+        }
+        assert_eq!(way_of("create index i on concurrently (a)"), Way::Together);
+        assert_eq!(way_of("reindex table t"), Way::Together);
+        assert_eq!(way_of("alter table t detach partition p"), Way::Together);
+    }
+
+    #[test]
+    fn what_takes_long_and_what_must_be_committed_is_known() {
+        assert_eq!(way_of("alter table only t validate constraint c"), Way::Long);
+        assert_eq!(way_of("alter table t validate constraint c, drop column x"), Way::Together);
+        assert_eq!(way_of("alter type s.mood add value if not exists 'x'"), Way::TogetherLast);
+        assert_eq!(way_of("set search_path = a"), Way::Setting);
+        assert_eq!(way_of("set local search_path = a"), Way::Together);
+    }
+
+    #[test]
+    fn the_lock_is_told_by_the_first_words() {
+        let mode = |text: &str| asks(text, &words(text)).map(|asks| (asks.table, asks.mode));
+        let is = |table: &str, mode| Some((table.to_owned(), mode));
+        assert_eq!(mode("alter table t add column a int"), is("t", "ACCESS EXCLUSIVE"));
+        assert_eq!(
+            mode("alter table t add constraint f foreign key (a) references u"),
+            is("t", "SHARE ROW EXCLUSIVE")
+        );
+        assert_eq!(
+            mode("alter table t add column a int references u"),
+            is("t", "ACCESS EXCLUSIVE")
+        );
+        assert_eq!(
+            mode("create trigger x before insert on s.t for each row execute function f()"),
+            is("s.t", "SHARE ROW EXCLUSIVE")
+        );
+        assert_eq!(mode("create index i on t (a)"), is("t", "SHARE"));
+        assert_eq!(mode("drop table if exists t, u"), is("t", "ACCESS EXCLUSIVE"));
+        assert_eq!(mode("select 1"), None);
+    }
+
+    #[test]
+    fn what_a_revision_cannot_hold_is_told() {
+        let what = |text: &str| unfit(text, &words(text)).map(|unfit| unfit.what);
+        for text in [
+            "begin",
+            "COMMIT",
+            "prepare transaction 'x'",
+            "copy t from stdin",
+            "\\d t",
+            "create index concurrently on t (a)",
+        ] {
+            assert!(what(text).is_some(), "{text}");
+        }
+        for text in [
+            "copy t from '/x'",
+            "prepare p as select 1",
+            "create index on t (a)",
+            "do $$ begin commit; end $$",
+        ] {
+            assert_eq!(what(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn dropped_columns_are_found() {
+        let of = |text: &str| dropped(text, &words(text));
+        let columns = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+        assert_eq!(
+            of("alter table s.t drop column a, drop column if exists \"B\" cascade"),
+            Some(("s.t".into(), columns(&["a", "B"])))
+        );
+        assert_eq!(of("drop table t"), Some(("t".into(), None)));
+        assert_eq!(of("alter table t drop constraint c"), None);
+    }
+}

@@ -1,0 +1,210 @@
+//! Statements that refuse a transaction: what an interruption leaves behind of them, and how it is mended.
+//!
+//! No lock timeout: it would leave an invalid index where patience would have built one. The lock that they wait for lets the application
+//! read and write; who is waited for is told once a second.
+
+use std::time::Instant;
+
+use tokio_postgres::types::Type;
+
+use super::apply::{Applied, ApplyError, Event, Runner, Work, around};
+use super::class::Outside;
+use super::file::Statement;
+use super::unit::Kind;
+use crate::db::error::sqlstate;
+
+/// How often an index is built anew when it ends up invalid.
+const ROUNDS: u32 = 3;
+
+/// What the catalogs say about an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Index {
+    Missing,
+    /// Its quoted name.
+    Invalid(String),
+    Valid,
+}
+
+impl Runner<'_> {
+    /// Runs one statement outside of a transaction, or finds that an interrupted runner had it done.
+    pub(super) async fn outside(
+        &self,
+        work: &Work<'_>,
+        i: usize,
+        outside: &Outside,
+        was_running: bool,
+    ) -> Applied<()> {
+        let statement = &work.statements[i];
+        if was_running && self.is_done_already(i, statement, outside).await? {
+            self.mark(work, i, Some(std::time::Duration::ZERO)).await?;
+            (self.tell)(Event::Found(statement));
+            return Ok(());
+        }
+        self.begin_record(work).await?;
+        self.mark(work, i, None).await?;
+        let begun = Instant::now();
+        self.client
+            .batch_execute("SET lock_timeout = 0; SET statement_timeout = 0")
+            .await
+            .map_err(around("set the timeouts"))?;
+        let ran = match outside {
+            Outside::CreateIndex { name, table } => {
+                self.create_index(i, statement, (name, table)).await
+            }
+            _ => self.unmended(i, statement).await,
+        };
+        match ran {
+            Ok(()) => {
+                self.mark(work, i, Some(begun.elapsed())).await?;
+                (self.tell)(Event::Done(std::slice::from_ref(statement), begun.elapsed()));
+                Ok(())
+            }
+            Err(error) => {
+                // What failed is as if it had never been tried. Without a connection that cannot be said; the record stays.
+                if !self.client.is_closed() && !leaves_doubt(&error, outside) {
+                    self.forget(work, i).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn unmended(&self, i: usize, statement: &Statement) -> Applied<()> {
+        let kind = Kind::Outside(Outside::Again);
+        self.watched(statement, &kind).await.map_err(|error| ApplyError::Statement(i, error))
+    }
+
+    async fn forget(&self, work: &Work<'_>, i: usize) -> Applied<()> {
+        self.store.drop_step(self.client, &work.revision.id, work.direction, i as i32).await?;
+        if i == 0 && work.direction == crate::state::Direction::Up {
+            self.store.drop_revision(self.client, &work.revision.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Builds an index until it is valid; what is invalid goes first.
+    async fn create_index(
+        &self,
+        i: usize,
+        statement: &Statement,
+        (name, table): (&str, &str),
+    ) -> Applied<()> {
+        let mut rounds = 0;
+        loop {
+            self.drop_invalid(i, name, table).await?;
+            let built = self.unmended(i, statement).await;
+            let is_last = rounds + 1 == ROUNDS;
+            match built {
+                Ok(()) if self.index(name, table).await? == Index::Valid => return Ok(()),
+                Ok(()) if is_last => return Err(ApplyError::Invalid(i, name.to_owned())),
+                Ok(()) => {}
+                Err(ApplyError::Statement(_, error)) if self.client.is_closed() => {
+                    return Err(ApplyError::Statement(i, error));
+                }
+                Err(ApplyError::Statement(_, error)) => {
+                    // The next try begins without it, and so does whoever looks at the table meanwhile.
+                    self.drop_invalid(i, name, table).await?;
+                    if sqlstate(&error) != Some("40P01") || is_last {
+                        return Err(ApplyError::Statement(i, error));
+                    }
+                }
+                Err(other) => return Err(other),
+            }
+            rounds += 1;
+        }
+    }
+
+    async fn drop_invalid(&self, i: usize, name: &str, table: &str) -> Applied<()> {
+        if let Index::Invalid(quoted) = self.index(name, table).await? {
+            (self.tell)(Event::Healed(&quoted));
+            let drop = format!("DROP INDEX CONCURRENTLY {quoted}");
+            self.client
+                .batch_execute(&drop)
+                .await
+                .map_err(|error| ApplyError::Statement(i, error))?;
+        }
+        Ok(())
+    }
+
+    /// An index by its name; a name without a schema is in that of its table.
+    async fn index(&self, name: &str, table: &str) -> Applied<Index> {
+        let sql = "select i.indisvalid and i.indisready, format('%I.%I', n.nspname, c.relname)
+                     from pg_catalog.pg_class t
+                     join pg_catalog.pg_index i on i.indrelid = t.oid
+                     join pg_catalog.pg_class c on c.oid = i.indexrelid
+                     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                    where t.oid = to_regclass($1) and c.relname = (parse_ident($2))[array_upper(parse_ident($2), 1)]";
+        let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+            [(&table, Type::TEXT), (&name, Type::TEXT)];
+        let rows =
+            self.client.query_typed(sql, &params).await.map_err(around("look up an index"))?;
+        Ok(match rows.first() {
+            None => Index::Missing,
+            Some(row) if row.get(0) => Index::Valid,
+            Some(row) => Index::Invalid(row.get(1)),
+        })
+    }
+
+    /// Whether a statement that was interrupted came to its end.
+    async fn is_done_already(
+        &self,
+        i: usize,
+        statement: &Statement,
+        outside: &Outside,
+    ) -> Applied<bool> {
+        match outside {
+            Outside::CreateIndex { name, table } => {
+                Ok(self.index(name, table).await? == Index::Valid)
+            }
+            Outside::DropIndex { name } => {
+                let sql = "select to_regclass($1) is null";
+                let rows = self
+                    .client
+                    .query_typed(sql, &[(name, Type::TEXT)])
+                    .await
+                    .map_err(around("look up an index"))?;
+                Ok(rows[0].get(0))
+            }
+            Outside::Detach { table, partition } => {
+                self.finish_detach(i, statement, (table, partition)).await
+            }
+            Outside::Again => Ok(false),
+            Outside::Unknown => Err(ApplyError::Unknown(i)),
+        }
+    }
+
+    /// A partition that is half detached is detached to the end.
+    async fn finish_detach(
+        &self,
+        i: usize,
+        statement: &Statement,
+        (table, partition): (&str, &str),
+    ) -> Applied<bool> {
+        let sql = "select (to_jsonb(h)->>'inhdetachpending')::boolean from pg_catalog.pg_inherits h
+                    where h.inhrelid = to_regclass($1) and h.inhparent = to_regclass($2)";
+        let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+            [(&partition, Type::TEXT), (&table, Type::TEXT)];
+        let rows =
+            self.client.query_typed(sql, &params).await.map_err(around("look up a partition"))?;
+        let is_pending = rows.first().map(|row| row.get::<_, Option<bool>>(0) == Some(true));
+        match is_pending {
+            None => Ok(true),
+            Some(false) => Ok(false),
+            Some(true) if statement.words().iter().any(|word| word.is("finalize")) => Ok(false),
+            Some(true) => {
+                let finalize = format!("ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE");
+                self.client
+                    .batch_execute(&finalize)
+                    .await
+                    .map_err(|error| ApplyError::Statement(i, error))?;
+                Ok(true)
+            }
+        }
+    }
+}
+
+/// Whether a failed statement may have left something behind that only its record can tell of.
+fn leaves_doubt(error: &ApplyError, outside: &Outside) -> bool {
+    let was_cancelled = matches!(error, ApplyError::Statement(_, error) if sqlstate(error).is_none_or(|state| state.starts_with("57")));
+    was_cancelled || matches!(outside, Outside::Detach { .. })
+}

@@ -1,0 +1,135 @@
+//! Proof from the data that nothing is left to do: at once where an index or a constraint helps, else in slices of the key.
+
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error};
+
+use crate::db::error::sqlstate;
+use crate::db::session::Bounds;
+use crate::key::{Bound, KeyRange};
+use crate::plan::{Plan, rehearse};
+
+/// Key entries looked at in one statement: a second or so of reading, so that no snapshot is held for long.
+const SLICE: i64 = 100_000;
+
+/// Keys of rows left that are shown.
+pub const SHOWN: usize = 5;
+
+/// For how long one query over the whole table is tried before it is cut in slices: an index on what is left answers within it.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// Of one slice; it reads a hundred thousand rows.
+const OF_A_SLICE: Duration = Duration::from_secs(300);
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Key entries looked at.
+    pub keys: i64,
+    /// Rows left to do.
+    pub remaining: i64,
+    /// Keys of some of them.
+    pub examples: Vec<String>,
+}
+
+/// Whether a row is left to do: the first one found ends the search.
+pub async fn is_left(client: &Client, plan: &Plan, remaining: &str) -> Result<bool, Error> {
+    let bounds = Bounds { lock: AT_ONCE, statement: AT_ONCE };
+    plan.session.begin_read_only(client, bounds).await?;
+    // Here reading the table from its beginning may well be the fastest way to a row.
+    client
+        .batch_execute("SET LOCAL enable_seqscan = on; SET LOCAL constraint_exclusion = on")
+        .await?;
+    let sql = format!("SELECT 1 {} WHERE {remaining} LIMIT 1", plan.from_sql);
+    let asked = client.query_typed(&sql, &[]).await;
+    client.batch_execute("ROLLBACK").await?;
+    match asked {
+        Ok(rows) => Ok(!rows.is_empty()),
+        Err(error) if sqlstate(&error) == Some("57014") => {
+            Ok(walk(client, plan, remaining, true).await?.remaining > 0)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether constraints in force rule out that a row is left to do: then the server plans to read nothing.
+pub async fn is_ruled_out(client: &Client, plan: &Plan, remaining: &str) -> Result<bool, Error> {
+    plan.session.begin_read_only(client, Bounds::LOOKUP).await?;
+    client.batch_execute("SET LOCAL constraint_exclusion = on").await?;
+    let sql = format!("EXPLAIN (FORMAT JSON) SELECT 1 {} WHERE {remaining}", plan.from_sql);
+    let asked = client.query_typed(&sql, &[]).await;
+    client.batch_execute("ROLLBACK").await?;
+    let rows = asked?;
+    // What cannot be read proves nothing.
+    let explained = serde_json::from_str(&rehearse::explain_text(&rows));
+    Ok(explained.is_ok_and(|plan| !scans(&plan)))
+}
+
+/// Whether any node of a plan reads something.
+fn scans(node: &serde_json::Value) -> bool {
+    match node {
+        serde_json::Value::Object(fields) => fields.iter().any(|(key, value)| {
+            (key == "Node Type" && value.as_str().is_some_and(|kind| kind.ends_with("Scan")))
+                || scans(value)
+        }),
+        serde_json::Value::Array(items) => items.iter().any(scans),
+        _ => false,
+    }
+}
+
+/// Walks the whole table in slices of the key; to the first slice with a row left, or to the end.
+pub async fn walk(
+    client: &Client,
+    plan: &Plan,
+    remaining: &str,
+    to_first: bool,
+) -> Result<Findings, Error> {
+    let mut findings = Findings::default();
+    let Some(ceiling) = plan.ceiling.clone() else { return Ok(findings) };
+    let table = &plan.table.name.name;
+    let key = plan.key.array_sql(table);
+    let bounds = Bounds { lock: Duration::from_secs(5), statement: OF_A_SLICE };
+    let mut after: Option<Bound> = None;
+    loop {
+        let range = KeyRange { after: after.clone(), upto: ceiling.clone() };
+        plan.session.begin_read_only(client, bounds).await?;
+        let params = rehearse::params(&range);
+        let mut bind = rehearse::typed(&params);
+        bind.push((&SLICE, Type::INT8));
+        let stretch = plan.sql.stretch.get(after.is_some());
+        bind.push((&1_i64, Type::INT8));
+        let whole = client.query_typed(plan.sql.boundaries.get(after.is_some()), &bind).await?;
+        bind.pop();
+        let (upto, keys, is_last) = match whole.first() {
+            Some(row) => (Bound(row.get(0)), SLICE, row.get::<_, bool>(1)),
+            None => {
+                let rest = client.query_typed(stretch, &bind).await?;
+                let keys = rest.first().map_or(0, |row| row.get::<_, i64>(1));
+                (ceiling.clone(), keys, true)
+            }
+        };
+        let slice = KeyRange { after: after.clone(), upto: upto.clone() };
+        let in_slice = plan.key.range_sql(table, after.is_some(), 1);
+        // A join may show a row several times; it is still one row.
+        let sql = format!(
+            "SELECT count(*), (array_agg(array_to_string(k, ', ')))[1:{SHOWN}] \
+             FROM (SELECT DISTINCT {key} AS k {} WHERE {in_slice} AND ({remaining})) rest",
+            plan.from_sql
+        );
+        let params = rehearse::params(&slice);
+        let rows = client.query_typed(&sql, &rehearse::typed(&params)).await?;
+        client.batch_execute("COMMIT").await?;
+        findings.keys += keys;
+        if let Some(row) = rows.first() {
+            findings.remaining += row.get::<_, i64>(0);
+            let examples: Option<Vec<String>> = row.get(1);
+            let room = SHOWN - findings.examples.len();
+            findings.examples.extend(examples.unwrap_or_default().into_iter().take(room));
+        }
+        if is_last || (to_first && findings.remaining > 0) {
+            return Ok(findings);
+        }
+        after = Some(upto);
+    }
+}

@@ -1,0 +1,1 @@
+delete from {schema}.revision where id = $1

@@ -1,0 +1,1 @@
+delete from {schema}.revision_step where revision = $1 and direction = $2

@@ -1,0 +1,545 @@
+//! Schema steps: the example's whole story, interrupted everywhere, with an application on the table, and what is refused.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::support::{Db, Started, Which, wait_for};
+
+/// The example's files in a test's project.
+pub fn example(db: &Db) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in ["migrations", "backfills"] {
+        std::fs::create_dir_all(db.directory.join(folder)).unwrap();
+        for entry in std::fs::read_dir(root.join(folder)).unwrap().flatten() {
+            std::fs::copy(entry.path(), db.directory.join(folder).join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// Rows of the example, so many.
+fn load(db: &Db, rows: u32) {
+    db.sql.run(&format!(
+        "insert into categories select c, 'team-' || c from unnest(array['development', 'security', 'operations', 'sales']) c;
+         insert into skills (name, description, category, legacy_rank)
+         select 's' || i, 'd', (array['development', 'security', 'operations', 'sales'])[1 + i % 4], i
+           from generate_series(1, {rows}) i;
+         analyze skills"
+    ));
+}
+
+/// A revision's file.
+pub fn revision(db: &Db, time: u32, id: &str, text: &str) {
+    let directory = db.directory.join("migrations");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join(format!("{}_{id}_step.sql", 20_260_100 + time)), text).unwrap();
+}
+
+fn schema(db: &Db) -> BTreeSet<String> {
+    db.snapshot()
+}
+
+fn checksum(db: &Db) -> String {
+    db.sql.text(
+        "select md5(string_agg((to_jsonb(s) - 'created_at')::text, ',' order by id)) from skills s",
+    )
+}
+
+fn the_story(which: Which) {
+    let db = Db::new(which);
+    example(&db);
+    db.backfill(&["migrate", "upgrade", "a95e"]).exits(0).says("the schema is at a95e");
+    load(&db, 20_000);
+    let (before, rows) = (schema(&db), checksum(&db));
+
+    // Goes on with what does not need the data, starts the backfill, and stops at the first step that needs it.
+    db.backfill(&["migrate", "upgrade"])
+        .exits(3)
+        .says("d40f")
+        .says("first: backfill resume governance_phases");
+    assert_eq!(db.sql.number("select count(*) from backfill.revision"), 5);
+    assert_eq!(db.sql.text("select attnotnull from pg_attribute where attrelid = 'skills'::regclass and attname = 'governance_phases'"), "f");
+    db.backfill(&["resume", "governance_phases"]).exits(0);
+    db.backfill(&["migrate", "upgrade", "5a2c", "--gate", "run"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from skills where governance_phases is null or tier is null or skill_category <> category"), 0);
+    let evidence =
+        db.sql.rows("select demand, outcome, evidence from backfill.gate order by gate_id");
+    assert_eq!(
+        evidence[0],
+        ["governance_phases@verified", "satisfied", "no row of public.skills is left to do"]
+    );
+
+    // All of it back, with the data.
+    let there = schema(&db);
+    db.backfill(&["migrate", "downgrade", "a95e"]).exits(0);
+    assert_eq!(schema(&db), before);
+    assert_eq!(checksum(&db), rows);
+    assert_eq!(db.sql.number("select count(*) from backfill.revision"), 3);
+
+    // And there again, past the point of no return.
+    db.backfill(&["migrate", "upgrade", "5a2c", "--gate", "run"]).exits(0);
+    assert_eq!(schema(&db), there);
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    let gates =
+        db.sql.rows("select evidence from backfill.gate where demand = 'skill_category@proved'");
+    assert_eq!(gates, [["constraints in force leave no row of public.skills to do"]]);
+    db.backfill(&["migrate", "downgrade", "base"])
+        .exits(3)
+        .says("7f58")
+        .says("nobody kept the values");
+    assert_eq!(db.sql.number("select count(*) from backfill.revision"), 16);
+    db.backfill(&["migrate", "check"]).exits(0);
+}
+
+#[test]
+fn the_examples_story_on_the_server_that_is_found() {
+    the_story(Which::Found);
+}
+
+#[test]
+fn the_examples_story_on_the_oldest_server() {
+    the_story(Which::Oldest);
+}
+
+#[test]
+fn the_examples_story_on_the_newest_server() {
+    the_story(Which::Newest);
+}
+
+#[test]
+fn killed_at_every_step_and_taken_up_again() {
+    let straight = Db::found();
+    example(&straight);
+    straight.backfill(&["migrate", "upgrade", "a95e"]).exits(0);
+    load(&straight, 300);
+    straight.backfill(&["migrate", "upgrade", "5a2c"]).exits(0);
+    let (there, rows) = (schema(&straight), checksum(&straight));
+    straight.backfill(&["migrate", "downgrade", "base"]).exits(0);
+    let base = schema(&straight);
+
+    let db = Db::found();
+    example(&db);
+    db.backfill(&["migrate", "upgrade", "3f1a"]).exits(0);
+    load(&db, 300);
+    let gate = Turnstile::new(&db);
+    let up = gate.killed_everywhere(&["migrate", "upgrade", "5a2c"]);
+    assert_eq!(schema(&db), there);
+    assert_eq!(checksum(&db), rows);
+    let down = gate.killed_everywhere(&["migrate", "downgrade", "base"]);
+    assert_eq!(schema(&db), base);
+    assert!(up > 30 && down > 20, "killed {up} times on the way up, {down} on the way down");
+}
+
+/// Stops the runner wherever it writes something about a schema step for the first time.
+struct Turnstile<'a> {
+    db: &'a Db,
+    keeper: crate::support::Sql,
+}
+
+/// The lock that a runner stands at.
+const POST: i64 = 4711;
+
+impl<'a> Turnstile<'a> {
+    fn new(db: &'a Db) -> Turnstile<'a> {
+        // In the state schema, which no snapshot shows.
+        db.sql.run(&format!(
+            "create table backfill.passed (mark text primary key);
+             create function backfill.turnstile() returns trigger language plpgsql as $$
+             declare seen jsonb := to_jsonb(coalesce(new, old));
+                     here text := concat_ws(' ', tg_op, tg_table_name, coalesce(seen->>'revision', seen->>'id'),
+                                            seen->>'direction', seen->>'n', seen->>'state');
+             begin
+                 if not exists (select from backfill.passed p where p.mark = here) then
+                     perform set_config('application_name', here, false);
+                     perform pg_advisory_xact_lock({POST});
+                 end if;
+                 return coalesce(new, old);
+             end $$;
+             create trigger turnstile before insert or update or delete on backfill.revision_step
+                 for each row execute function backfill.turnstile();
+             create trigger turnstile before insert or update or delete on backfill.revision
+                 for each row execute function backfill.turnstile();"
+        ));
+        let keeper = db.connect();
+        keeper.run(&format!("select pg_advisory_lock({POST})"));
+        Turnstile { db, keeper }
+    }
+
+    /// Runs a command to its end, killing it at every post; how often that was.
+    fn killed_everywhere(&self, command: &[&str]) -> u32 {
+        let waiting = format!(
+            "select a.pid, a.application_name from pg_locks l join pg_stat_activity a using (pid)
+              where l.locktype = 'advisory' and not l.granted and l.objid = {POST} and a.datname = current_database()"
+        );
+        let mut kills = 0;
+        loop {
+            let mut run: Started = self.db.start(command);
+            let mut at = None;
+            wait_for("the runner stands at a post, or is done", || {
+                at = self.db.sql.rows(&waiting).into_iter().next();
+                at.is_some() || run.is_over()
+            });
+            let Some(at) = at else {
+                run.wait().exits(0);
+                return kills;
+            };
+            run.kill();
+            kills += 1;
+            assert!(kills < 300, "it stands at {} again and again", at[1]);
+            let ended = format!("select pg_terminate_backend({}), pg_sleep(0)", at[0]);
+            self.db.sql.rows(&ended);
+            self.keeper.run(&format!("insert into backfill.passed values ('{}')", at[1]));
+            wait_for("its session is gone", || self.db.sql.rows(&waiting).is_empty());
+        }
+    }
+}
+
+const FIRST: &str = "-- revises: base\n-- up\ncreate table t (id int primary key, a int, b int);\ninsert into t select i, i from generate_series(1, 200) i;\n-- down\ndrop table t;\n";
+
+#[test]
+fn an_invalid_index_is_built_anew_and_a_done_one_is_found() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    let unique = "-- revises: aaaa\n-- up\ncreate unique index concurrently if not exists t_a on t (a);\n-- down\ndrop index concurrently t_a;\n";
+    revision(&db, 2, "bbbb", unique);
+    db.backfill(&["migrate", "upgrade", "+1"]).exits(0);
+    // What an interrupted build leaves behind; IF NOT EXISTS would take it for the index.
+    db.sql.run("insert into t values (1000, 1)");
+    assert!(db.sql.try_run("create unique index concurrently t_a on t (a)").is_err());
+    db.backfill(&["migrate", "upgrade"])
+        .exits(1)
+        .says("could not create unique index")
+        .says("nothing of bbbb is applied");
+    assert_eq!(
+        db.sql.number("select count(*) from pg_class where relname = 't_a'"),
+        0,
+        "no invalid index is left"
+    );
+    assert!(db.sql.try_run("create unique index concurrently t_a on t (a)").is_err());
+    db.sql.run("delete from t where id = 1000");
+    db.backfill(&["migrate", "upgrade"]).exits(0).says("is invalid, an interrupted build left it");
+    assert_eq!(
+        db.sql.text("select indisvalid from pg_index where indexrelid = 't_a'::regclass"),
+        "t"
+    );
+    // Built, but the runner died before it could say so.
+    db.sql.run("update backfill.revision set state = 'applying' where id = 'bbbb'; update backfill.revision_step set state = 'running', took_ms = null where revision = 'bbbb'");
+    db.backfill(&["migrate", "upgrade"]).exits(0).says("was done already");
+    db.backfill(&["migrate", "downgrade"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from pg_class where relname = 't_a'"), 0);
+}
+
+#[test]
+fn a_lock_that_is_not_to_be_had_is_not_queued_for() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\nalter table t add column c int;\nalter table t add column d int;\n-- down\nalter table t drop column c, drop column d;\n",
+    );
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    let reader = db.connect();
+    reader.run("set application_name = 'nightly dump'; begin; select count(*) from t");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let mut run = db.start(&["migrate", "upgrade", "--lock-budget", "3s"]);
+    // The application's statements pass at once while the step waits: it does not stand in the queue before them.
+    let application = db.connect();
+    application.run("set lock_timeout = '50ms'");
+    let mut statements = 0;
+    while !run.is_over() {
+        application.run("update t set b = 1 where id = 1; select * from t where id = 2");
+        statements += 1;
+    }
+    let ran = run.wait();
+    ran.exits(75).says("nightly dump").says("nothing of bbbb is applied").says("--lock-budget");
+    assert!(statements > 20, "{statements} statements of the application");
+    assert_eq!(db.sql.number("select count(*) from pg_attribute where attrelid = 't'::regclass and attname in ('c', 'd')"), 0);
+    let mut run = db.start(&["migrate", "upgrade"]);
+    wait_for("it waits", || {
+        db.sql.number("select count(*) from pg_stat_activity where query ilike '%pg_prepared_xacts%' and datname = current_database()") > 0
+    });
+    assert!(!run.is_over());
+    reader.run("commit");
+    run.wait().exits(0);
+}
+
+#[test]
+fn two_runners_at_once() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\ncreate index concurrently t_a on t (a);\n-- down\ndrop index concurrently t_a;\n",
+    );
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    // Whoever is at work waits for this writer; the other must not be what it waits for in turn.
+    let writer = db.connect();
+    writer.run("begin; update t set a = a where id = 1");
+    let first = db.start(&["migrate", "upgrade"]);
+    db.sql.wait_for("the index is being built", "select exists (select from pg_stat_progress_create_index where datname = current_database())");
+    db.backfill(&["migrate", "upgrade", "--lock-budget", "1s"])
+        .exits(75)
+        .says("is changing the schema");
+    let second = db.start(&["migrate", "upgrade"]);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    writer.run("commit");
+    first.wait().exits(0);
+    second.wait().exits(0).says("nothing to apply");
+    assert_eq!(
+        db.sql.text("select indisvalid from pg_index where indexrelid = 't_a'::regclass"),
+        "t"
+    );
+}
+
+#[test]
+fn an_older_checkout_can_go_back() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\nalter table t add column c int;\n-- down\nalter table t drop column c;\n",
+    );
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    std::fs::remove_file(db.directory.join("migrations/20260102_bbbb_step.sql")).unwrap();
+    revision(&db, 3, "cccc", "-- revises: aaaa\n-- up\nselect 1;\n-- down\n");
+    db.backfill(&["migrate", "upgrade"]).exits(3).says("bbbb").says("not among the files");
+    db.backfill(&["migrate", "check"]).exits(6).prints("has no file here");
+    db.backfill(&["migrate", "downgrade", "aaaa"]).exits(0).says("took back bbbb");
+    assert_eq!(
+        db.sql.number(
+            "select count(*) from pg_attribute where attrelid = 't'::regclass and attname = 'c'"
+        ),
+        0
+    );
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+}
+
+#[test]
+fn forks_are_shown_and_joined() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\nalter table t add column c int;\n-- down\nalter table t drop column c;\n",
+    );
+    revision(
+        &db,
+        3,
+        "cccc",
+        "-- revises: aaaa\n-- up\nalter table t add column d int;\n-- down\nalter table t drop column d;\n",
+    );
+    db.backfill(&["migrate", "upgrade"]).exits(3).says("2 heads").says("migrate merge");
+    db.backfill(&["migrate", "revision", "-m", "more"]).exits(3).says("join them first");
+    db.backfill(&["migrate", "upgrade", "bbbb"]).exits(0);
+    db.backfill(&["migrate", "merge", "-m", "join"]).exits(0);
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    let order = db.sql.rows("select id from backfill.revision order by position");
+    assert_eq!((order.len(), order[1][0].as_str(), order[2][0].as_str()), (4, "bbbb", "cccc"));
+    // A file that turns up below what is applied.
+    revision(&db, 4, "dddd", "-- revises: aaaa\n-- up\nselect 1;\n-- down\n");
+    revision(
+        &db,
+        3,
+        "cccc",
+        "-- revises: dddd\n-- up\nalter table t add column d int;\n-- down\nalter table t drop column d;\n",
+    );
+    db.backfill(&["migrate", "upgrade"]).exits(3).says("comes before revisions that are applied");
+    db.backfill(&["migrate", "upgrade", "--allow-out-of-order"]).exits(0).says("applied dddd");
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_told_where_it_is() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    // Neither comments nor line ends are an edit; another column is.
+    revision(
+        &db,
+        1,
+        "aaaa",
+        &FIRST.replace("-- up\n", "-- up\n-- a remark\n").replace('\n', "\r\n"),
+    );
+    db.backfill(&["migrate", "check"]).exits(0);
+    revision(&db, 1, "aaaa", &FIRST.replace("b int", "b bigint"));
+    db.backfill(&["migrate", "upgrade"])
+        .exits(3)
+        .says("has been edited since it was applied")
+        .says("--restamp");
+    db.backfill(&["migrate", "check"]).exits(6);
+    db.backfill(&["migrate", "resolve", "aaaa", "--restamp", "--reason", "same thing"]).exits(0);
+    db.backfill(&["migrate", "check"]).exits(0);
+    db.backfill(&["migrate", "show", "aaaa"]).exits(0).prints("same thing");
+
+    // A statement that fails in the middle: what is applied stays, the rest goes on from there.
+    let middle = "-- revises: aaaa\n-- up\nalter table t add column c int;\ncreate index concurrently t_c on t (c);\nalter table t\n    add column d nosuchtype;\n-- down\nalter table t drop column c;\n";
+    revision(&db, 2, "bbbb", middle);
+    db.backfill(&["migrate", "upgrade"])
+        .exits(1)
+        .says("migrations/20260102_bbbb_step.sql:6:18")
+        .says("type \"nosuchtype\" does not exist")
+        .says("SQLSTATE 42704")
+        .says("statements 1 to 2 of 3 of bbbb are applied and stay so");
+    db.backfill(&["migrate", "current"])
+        .exits(0)
+        .prints("interrupted; go on with: backfill migrate upgrade");
+    // Those that are done may not change under it.
+    revision(&db, 2, "bbbb", &middle.replace("column c int", "column c bigint"));
+    db.backfill(&["migrate", "upgrade"]).exits(3).says("applied and has been changed since");
+    revision(&db, 2, "bbbb", &middle.replace("nosuchtype", "int"));
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+
+    // A verify query that does not hold takes the transaction with it.
+    revision(
+        &db,
+        3,
+        "cccc",
+        "-- revises: bbbb\n-- up\nalter table t add column e int;\n-- down\nalter table t drop column e;\n-- verify: select count(*) = 0 from t\n",
+    );
+    db.backfill(&["migrate", "upgrade"])
+        .exits(1)
+        .says("does not yield true")
+        .says("nothing of cccc is applied");
+    assert_eq!(
+        db.sql.number(
+            "select count(*) from pg_attribute where attrelid = 't'::regclass and attname = 'e'"
+        ),
+        0
+    );
+    std::fs::remove_file(db.directory.join("migrations/20260103_cccc_step.sql")).unwrap();
+
+    for (text, words) in [
+        ("-- revises: bbbb\n-- up\nselect 'x;\n-- down\n", "an unterminated string"),
+        ("-- revises: bbbc\n-- up\nselect 1;\n-- down\n", "did you mean `bbbb`?"),
+        ("-- revises: bbbb\n-- up\ncopy t from stdin;\n-- down\n", "COPY over the connection"),
+        ("-- revises: bbbb\n-- requires: x@verifed\n-- up\nselect 1;\n-- down\n", "no level"),
+        ("-- revises: bbbb\n-- up\ncommit;\n-- down\n", "does not steer its transactions"),
+    ] {
+        revision(&db, 4, "dddd", text);
+        db.backfill(&["migrate", "upgrade"]).exits(2).says(words).says("20260104_dddd_step.sql:");
+    }
+    revision(&db, 4, "dddd", "-- revises: bbbb\n-- up\nselect 1;\n-- down\n");
+    revision(&db, 5, "dddd", "-- revises: bbbb\n-- up\nselect 1;\n-- down\n");
+    db.backfill(&["migrate", "upgrade"]).exits(2).says("the id dddd is taken");
+}
+
+#[test]
+fn demands_on_backfills() {
+    let db = Db::found();
+    revision(
+        &db,
+        1,
+        "aaaa",
+        "-- revises: base\n-- up\ncreate table t (id int primary key, a int, b int);\n-- down\ndrop table t;\n",
+    );
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- requires: fill@verified\n-- up\nalter table t alter b set not null;\n-- down\nalter table t alter b drop not null;\n",
+    );
+    db.spec("fill", "table = \"t\"\n[[rule]]\nfill = { b = \"a\" }\n");
+    let call = "select backfill.require('fill', 'verified', 't')";
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    // Nothing to do in an empty table, in every form of the question.
+    db.backfill(&["migrate", "upgrade"]).exits(0).says("public.t has no rows");
+    assert_eq!(db.sql.text(call), "public.t has no rows");
+    db.backfill(&["migrate", "downgrade"]).exits(0);
+
+    db.sql.run("insert into t select i, i from generate_series(1, 100) i");
+    db.backfill(&["migrate", "upgrade"])
+        .exits(3)
+        .says("rows of public.t are left to do")
+        .says("backfill run fill");
+    let refused = db.sql.try_run(call).unwrap_err();
+    assert!(
+        refused.as_db_error().unwrap().hint().unwrap().contains("backfill run fill"),
+        "{refused:?}"
+    );
+    db.backfill(&["run", "fill"]).exits(0);
+    assert_eq!(db.sql.text(call), "no row of public.t is left to do");
+    // Measured now, and not when the run ended.
+    db.sql.run("insert into t values (1000, 1)");
+    db.backfill(&["migrate", "upgrade"]).exits(3).says("rows of public.t are left to do");
+    let refused = db.sql.try_run(call).unwrap_err();
+    assert!(refused.as_db_error().unwrap().message().contains("is not complete"), "{refused:?}");
+    assert!(db.sql.try_run("select backfill.require('fill', 'proved')").is_err());
+    db.sql.run("update t set b = 1 where id = 1000; alter table t add check (b is not null)");
+    assert_eq!(
+        db.sql.text("select backfill.require('fill', 'proved')"),
+        "constraints of public.t leave no row to do"
+    );
+
+    // A time to wait after it, and a word that goes past it, which is shown for ever.
+    revision(
+        &db,
+        3,
+        "cccc",
+        "-- revises: bbbb\n-- requires: fill@finished for 1d\n-- up\nselect 1;\n-- down\n",
+    );
+    db.backfill(&["migrate", "upgrade"]).exits(3).says("are to go").says("applied before: bbbb");
+    db.backfill(&["migrate", "upgrade", "--override-gate", "tested on a copy"]).exits(0);
+    db.backfill(&["migrate", "current"]).exits(0).prints("tested on a copy");
+    db.backfill(&["migrate", "history"]).exits(0).prints("gate overridden");
+    // A run that was taken back satisfies nothing.
+    db.backfill(&["migrate", "downgrade", "aaaa"]).exits(0);
+    db.sql.run("alter table t drop constraint t_b_check");
+    db.backfill(&["reverse", "fill"]).exits(0);
+    assert!(db.sql.try_run("select backfill.require('fill', 'started')").is_err());
+    assert!(db.sql.try_run("select backfill.require('fill', 'done')").is_err());
+}
+
+#[test]
+fn a_gate_waits_for_a_runner_elsewhere() {
+    let db = Db::found();
+    revision(
+        &db,
+        1,
+        "aaaa",
+        "-- revises: base\n-- up\ncreate table t (id int primary key, b int);\n-- down\ndrop table t;\n",
+    );
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- requires: fill\n-- up\nalter table t alter b set not null;\n-- down\nalter table t alter b drop not null;\n",
+    );
+    db.spec("fill", "table = \"t\"\n[[rule]]\nfill = { b = \"1\" }\n");
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    db.sql.run("insert into t select i from generate_series(1, 20000) i; analyze t");
+    db.backfill(&["migrate", "upgrade", "--gate", "wait=1ms"]).exits(3);
+    let run = db.start(&["run", "fill", "--rate", "10000 rows/s"]);
+    db.backfill(&["migrate", "upgrade", "--gate", "wait=50s"])
+        .exits(0)
+        .says("bbbb waits for fill@verified");
+    run.wait().exits(0);
+}
+
+#[test]
+fn an_enums_new_value_and_settings_and_dollar_quotes() {
+    let db = Db::found();
+    revision(
+        &db,
+        1,
+        "aaaa",
+        "-- revises: base\n-- up\n
+        set search_path = other, public; create schema other;
+        create type mood as enum ('a');
+        do $x$ begin execute 'create table ' || quote_ident('t') || ' (m mood)'; end; $x$;
+        alter type mood add value 'b';
+        insert into t values ('b');
+        create index concurrently t_m on t (m);
+        insert into t values ('a');
+        -- down
+        drop schema other cascade;\n",
+    );
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    assert_eq!(db.sql.rows("select m from other.t order by m"), [["a"], ["b"]]);
+    db.backfill(&["migrate", "downgrade", "base"]).exits(0);
+}
