@@ -8,11 +8,11 @@ BEGIN
     IF TG_OP = 'INSERT' THEN
         NEW.skill_category := coalesce(NEW.skill_category, NEW.category);
         NEW.category := coalesce(NEW.category, NEW.skill_category);
-    ELSIF NEW.skill_category IS DISTINCT FROM OLD.skill_category THEN
-        NEW.category := NEW.skill_category;
-    ELSE
+    ELSIF NEW.category IS DISTINCT FROM OLD.category THEN
         NEW.skill_category := NEW.category;
-    END IF;
+    ELSIF NEW.skill_category IS NOT NULL THEN
+        NEW.category := NEW.skill_category;
+    END IF; -- NULL in the new column is the backfill being taken back; the old one stays as it is
     RETURN NEW;
 END
 $$;

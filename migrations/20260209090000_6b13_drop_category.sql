@@ -2,8 +2,10 @@
 -- revises: 5a2c
 -- requires: skill_category@proved
 -- irreversible: the old column is gone; its values live on in skill_category
+-- ignore drop-column: contract of a rename; the trigger that kept both alike has shown that nobody writes the old name
 
 -- up
+DROP INDEX CONCURRENTLY public.skills_category;
 DROP TRIGGER skills_category_update ON public.skills;
 DROP TRIGGER skills_category_insert ON public.skills;
 DROP FUNCTION public.skills_category_sync();

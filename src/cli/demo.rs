@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::failure::{Exit, Failure, Kind, statement};
 use super::print;
 use super::status::plain_table;
-use crate::db::{ConnInfo, Database};
+use crate::db::{ConnInfo, Database, lock};
 use crate::event::{bytes, count, duration};
 use crate::server::{Options, Server};
 use crate::sql::Ident;
@@ -201,8 +201,26 @@ impl Stage {
         killed.map_err(|error| Failure::new(Kind::Failed, format!("kill the runner: {error}")))?;
         let _ = child.wait().await;
         let _ = writeln!(std::io::stderr().lock());
+        self.until_noticed().await?;
         print(&format!("killed the runner after {}", duration(ran)));
         Ok(ran)
+    }
+
+    /// Waits until the server has noticed that the runner is gone, which is a moment after its death.
+    async fn until_noticed(&self) -> Result<(), Failure> {
+        let client = self.database.get().await?;
+        let store = Store::new(Ident::new("backfill"));
+        let run = store.newest_run(&client, NAME).await?;
+        let key = store.run_lock(run.map_or(0, |run| run.run_id));
+        let failed = statement("look for the run's lock");
+        let patience = Instant::now() + Duration::from_secs(10);
+        let mut holder = lock::holder(&client, key).await.map_err(failed)?;
+        while holder.is_some() && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            holder =
+                lock::holder(&client, key).await.map_err(statement("look for the run's lock"))?;
+        }
+        Ok(())
     }
 
     async fn summary(&self, rows: u64, there: &WayThere, back: &WayBack) -> Result<(), Failure> {

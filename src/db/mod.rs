@@ -74,6 +74,18 @@ impl Database {
         Database::new(self.info.clone(), size)
     }
 
+    /// Connections to another database of the same server.
+    pub fn elsewhere(&self, database: &str, size: usize) -> Result<Database, ConnectError> {
+        let mut info = self.info.clone();
+        info.config.dbname(database);
+        Database::new(info, size)
+    }
+
+    /// Ends all connections that are not lent.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+
     /// Lends a connection.
     pub async fn get(&self) -> Result<Object, ConnectError> {
         use deadpool_postgres::PoolError;

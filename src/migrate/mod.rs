@@ -10,5 +10,8 @@ pub mod patience;
 pub mod blockers;
 pub mod watch;
 pub mod snapshot;
+pub mod facts;
+pub mod trace;
+pub mod lint;
 pub mod apply;
 mod outside;

@@ -3,14 +3,18 @@
 mod backfill;
 mod downgrade;
 mod gate;
+mod lint;
 mod resolve;
+mod scratch;
 mod session;
 mod show;
+mod stairway;
 pub(super) mod standing;
 mod trouble;
 mod upgrade;
 mod write;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
@@ -57,6 +61,29 @@ pub(super) enum Migrate {
         allow_out_of_order: bool,
         #[command(flatten)]
         change: ChangeFlags,
+    },
+    /// Show what is pending: locks, time, what stands in the way, demands; tried on a scratch database, changes nothing
+    Plan {
+        /// head, heads, +N, or a revision
+        #[arg(default_value = "head")]
+        target: String,
+        #[command(flatten)]
+        scratch: ScratchFlags,
+    },
+    /// Find what would hurt a live application, with the form that does not; exit 6 when there is something
+    Lint {
+        /// Only these revisions
+        ids: Vec<String>,
+        #[command(flatten)]
+        scratch: ScratchFlags,
+    },
+    /// Take every revision up, down and up again on a scratch database, and compare schema and rows; exit 6 when they differ
+    Test {
+        /// SQL that loads rows, as soon as its tables are there
+        #[arg(long, value_name = "FILE")]
+        seed: Option<PathBuf>,
+        #[command(flatten)]
+        scratch: ScratchFlags,
     },
     /// Take revisions back, the newest first, with what their backfills wrote
     #[command(visible_alias = "down")]
@@ -118,6 +145,14 @@ pub(super) enum Migrate {
     },
 }
 
+/// Where revisions are tried.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ScratchFlags {
+    /// Try it in a database that is made and removed there; on a private server when not given
+    #[arg(long, value_name = "URL")]
+    pub(super) scratch_url: Option<String>,
+}
+
 /// Flags of commands that change the schema.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct ChangeFlags {
@@ -127,6 +162,16 @@ pub(super) struct ChangeFlags {
     /// How long a statement may take that holds a strong lock
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(super) statement_timeout: Duration,
+}
+
+impl Default for ChangeFlags {
+    /// As the flags have it.
+    fn default() -> ChangeFlags {
+        ChangeFlags {
+            lock_budget: Duration::from_secs(600),
+            statement_timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 /// What `upgrade` does at a demand that is not met.
@@ -191,9 +236,23 @@ pub(super) async fn migrate(ctx: &Context, command: Migrate) -> Result<Exit, Fai
         }
         Migrate::Merge { message } => write::merge(ctx, &message),
         Migrate::Upgrade { target, gate, override_gate, allow_out_of_order, change } => {
-            let flags =
-                upgrade::Flags { change, gate, override_gate, out_of_order: allow_out_of_order };
+            let flags = upgrade::Flags {
+                change,
+                gate,
+                override_gate,
+                out_of_order: allow_out_of_order,
+                ignores_soak: false,
+            };
             upgrade::upgrade(ctx, &target, &flags).await
+        }
+        Migrate::Plan { target, scratch } => {
+            lint::plan(ctx, &target, scratch.scratch_url.as_deref()).await
+        }
+        Migrate::Lint { ids, scratch } => {
+            lint::lint_all(ctx, &ids, scratch.scratch_url.as_deref()).await
+        }
+        Migrate::Test { seed, scratch } => {
+            stairway::stairway(ctx, seed.as_deref(), scratch.scratch_url.as_deref()).await
         }
         Migrate::Downgrade { target, change } => downgrade::downgrade(ctx, &target, &change).await,
         Migrate::Current => show::current(ctx).await,

@@ -23,6 +23,8 @@ pub(super) struct Flags {
     pub gate: GatePolicy,
     pub override_gate: Option<String>,
     pub out_of_order: bool,
+    /// Whether times that a demand has to hold for are passed over.
+    pub ignores_soak: bool,
 }
 
 /// `backfill migrate upgrade [TARGET]`.
@@ -55,7 +57,7 @@ pub(super) async fn upgrade(ctx: &Context, target: &str, flags: &Flags) -> Resul
     }
     match ended {
         Ok(exit) => {
-            if left == 0 {
+            if left == 0 && done.len() > 1 {
                 say(&format!(
                     "{} revisions applied; the schema is at {}",
                     done.len(),
@@ -276,13 +278,17 @@ async fn pass(
     demand: &Requirement,
     flags: &Flags,
 ) -> Result<(), Failure> {
+    let mut demand = demand.clone();
+    if flags.ignores_soak {
+        demand.soak = Duration::ZERO;
+    }
     let deadline = match flags.gate {
         GatePolicy::Wait(time) => Some(Instant::now() + time),
         _ => None,
     };
     let mut is_first = true;
     loop {
-        let judged = gate::judge(ctx, &session.watch, demand).await?;
+        let judged = gate::judge(ctx, &session.watch, &demand).await?;
         if judged.holds {
             say(&format!("  {} requires {}: {}", revision.id, demand.show(), judged.evidence));
             let outcome = ("satisfied", judged.evidence.as_str());
@@ -334,7 +340,7 @@ async fn pass(
                 }
                 tokio::time::sleep(Duration::from_secs(1).min(deadline - Instant::now())).await;
             }
-            _ => return Err(unmet(revision, demand, &judged)),
+            _ => return Err(unmet(revision, &demand, &judged)),
         }
     }
 }
