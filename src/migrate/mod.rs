@@ -13,5 +13,6 @@ pub mod snapshot;
 pub mod facts;
 pub mod trace;
 pub mod lint;
+pub mod pattern;
 pub mod apply;
 mod outside;

@@ -17,6 +17,7 @@ mod exactly_once;
 mod laws;
 mod migrate;
 mod pacing;
+mod patterns;
 mod plan;
 mod poison;
 mod reverse;

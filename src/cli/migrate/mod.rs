@@ -4,6 +4,7 @@ mod backfill;
 mod downgrade;
 mod gate;
 mod lint;
+mod recipe;
 mod resolve;
 mod scratch;
 mod session;
@@ -32,11 +33,18 @@ pub(super) enum Migrate {
     #[command(visible_alias = "new")]
     Revision {
         /// What it is for
-        #[arg(short, long)]
-        message: String,
+        #[arg(short, long, required_unless_present = "pattern")]
+        message: Option<String>,
         /// It starts this backfill instead of running statements
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", conflicts_with = "pattern")]
         backfill: Option<String>,
+        /// Write a whole zero-downtime recipe: add-not-null, rename-column, change-type, drop-column, add-fk, add-check,
+        /// add-unique, create-index
+        #[arg(long, value_name = "PATTERN", conflicts_with = "message")]
+        pattern: Option<String>,
+        /// What the pattern is about: TABLE.COLUMN and what it takes
+        #[arg(requires = "pattern")]
+        arguments: Vec<String>,
     },
     /// Write a revision that joins the heads of a forked history
     Merge {
@@ -231,9 +239,10 @@ fn start_flags() -> run::Flags {
 /// `backfill migrate …`.
 pub(super) async fn migrate(ctx: &Context, command: Migrate) -> Result<Exit, Failure> {
     match command {
-        Migrate::Revision { message, backfill } => {
-            write::revision(ctx, &message, backfill.as_deref())
-        }
+        Migrate::Revision { message, backfill, pattern, arguments } => match pattern {
+            Some(pattern) => recipe::pattern(ctx, &pattern, &arguments).await,
+            None => write::revision(ctx, &message.unwrap_or_default(), backfill.as_deref()),
+        },
         Migrate::Merge { message } => write::merge(ctx, &message),
         Migrate::Upgrade { target, gate, override_gate, allow_out_of_order, change } => {
             let flags = upgrade::Flags {
