@@ -81,6 +81,11 @@ impl Database {
         Database::new(info, size)
     }
 
+    /// The settings as libpq's variables, for a program of PostgreSQL's own.
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        self.info.variables()
+    }
+
     /// Ends all connections that are not lent.
     pub fn close(&self) {
         self.pool.close();

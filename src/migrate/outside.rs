@@ -98,7 +98,10 @@ impl Runner<'_> {
                 Ok(()) if self.index(name, table).await? == Index::Valid => return Ok(()),
                 Ok(()) if is_last => return Err(ApplyError::Invalid(i, name.to_owned())),
                 Ok(()) => {}
-                Err(ApplyError::Statement(_, error)) if self.client.is_closed() => {
+                // Whoever cancels it wants an end now; dropping what is there would wait for the same writers.
+                Err(ApplyError::Statement(_, error))
+                    if self.client.is_closed() || sqlstate(&error) == Some("57014") =>
+                {
                     return Err(ApplyError::Statement(i, error));
                 }
                 Err(ApplyError::Statement(_, error)) => {

@@ -281,6 +281,35 @@ impl Store {
         Ok(rows.first().is_some_and(|row| row.get(0)))
     }
 
+    /// A statement that raises unless a backfill is as far as that, for somebody else to run.
+    pub fn require_sql(&self, name: &str, level: &str) -> String {
+        format!("SELECT {}.require({}, {})", self.schema(), literal(name), literal(level))
+    }
+
+    /// A statement that records a revision, for somebody else to run.
+    pub fn record_sql(&self, revision: &Recorded) -> String {
+        let parents: Vec<String> = revision.parents.iter().map(|parent| literal(parent)).collect();
+        let or_null =
+            |text: &Option<String>| text.as_ref().map_or("NULL".to_owned(), |text| literal(text));
+        format!(
+            "INSERT INTO {}.revision (id, parents, title, digest, backfill, down_sql, irreversible, state, applied_by)\n\
+             VALUES ({}, ARRAY[{}]::text[], {}, {}, {}, {}, {}, 'applied', session_user)",
+            self.schema(),
+            literal(&revision.id),
+            parents.join(", "),
+            literal(&revision.title),
+            literal(&revision.digest),
+            or_null(&revision.backfill),
+            literal(&revision.down_sql),
+            or_null(&revision.irreversible),
+        )
+    }
+
+    /// A statement that removes the record of a revision, for somebody else to run.
+    pub fn forget_sql(&self, id: &str) -> String {
+        format!("DELETE FROM {}.revision WHERE id = {}", self.schema(), literal(id))
+    }
+
     /// Writes a line of the audit trail of schema steps.
     pub async fn log_revision(
         &self,
@@ -307,5 +336,15 @@ impl Store {
             .rows(client, "read the log of revisions", &self.sql.list_revision_log, &[])
             .await?;
         Ok(rows.iter().map(|row| std::array::from_fn(|i| row.get(i))).collect())
+    }
+}
+
+/// Text as a literal that means the same under every setting.
+fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') {
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
     }
 }

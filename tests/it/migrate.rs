@@ -688,3 +688,248 @@ fn a_plan_shows_locks_sizes_demands_and_what_is_in_the_way() {
     assert_eq!(classes, ["instant", "beside the application", "instant", "instant"]);
     assert_eq!(db.sql.number("select count(*) from backfill.revision"), 5, "nothing was changed");
 }
+
+#[test]
+fn histories_of_other_tools_become_a_baseline() {
+    let tools: [(&str, &str, &str); 8] = [
+        (
+            "alembic",
+            "create table alembic_version (version_num varchar(32) primary key); insert into alembic_version values ('1975ea83b712')",
+            "1975ea83b712",
+        ),
+        (
+            "sqlx",
+            "create table _sqlx_migrations (version int8 primary key, description text, installed_on timestamptz, success bool, checksum bytea, execution_time int8); insert into _sqlx_migrations values (1, 'one', now(), true, '', 1)",
+            "1 one",
+        ),
+        (
+            "refinery",
+            "create table refinery_schema_history (version int4 primary key, name varchar(255), applied_on varchar(255), checksum varchar(255)); insert into refinery_schema_history values (7, 'seven', '', '')",
+            "7 seven",
+        ),
+        (
+            "flyway",
+            "create table flyway_schema_history (installed_rank int primary key, version varchar(50), description varchar(200), type varchar(20), script varchar(1000), checksum int, installed_by varchar(100), installed_on timestamp, execution_time int, success bool); insert into flyway_schema_history values (1, '1.1', 'first', 'SQL', 'V1_1__first.sql', 1, 'x', now(), 1, true)",
+            "1.1 first",
+        ),
+        (
+            "golang-migrate",
+            "create table schema_migrations (version int8 primary key, dirty bool); insert into schema_migrations values (12, false)",
+            "12",
+        ),
+        (
+            "dbmate",
+            "create table schema_migrations (version varchar primary key); insert into schema_migrations values ('20260101')",
+            "20260101",
+        ),
+        (
+            "diesel",
+            "create table __diesel_schema_migrations (version varchar(50) primary key, run_on timestamp); insert into __diesel_schema_migrations values ('2026', now())",
+            "2026",
+        ),
+        (
+            "django",
+            "create table django_migrations (id int primary key, app text, name text, applied timestamptz); insert into django_migrations values (1, 'shop', '0001_initial', now())",
+            "shop.0001_initial",
+        ),
+    ];
+    for (tool, history, version) in tools {
+        let db = Db::found();
+        db.backfill(&["migrate", "adopt", tool]).exits(3).says("has applied nothing");
+        db.sql.run(history);
+        db.sql.run("create table t (id int primary key, a int not null)");
+        let before = db.snapshot();
+        db.backfill(&["migrate", "adopt", tool]).exits(0).says("1 versions");
+        assert_eq!(db.snapshot(), before, "{tool}: only the state tables came");
+        db.backfill(&["migrate", "show", &db.sql.text("select id from backfill.revision")])
+            .exits(0)
+            .prints(&format!("{tool} {version}"));
+        db.backfill(&["migrate", "check"]).exits(0);
+        db.backfill(&["migrate", "adopt", tool])
+            .exits(3)
+            .says("a baseline comes before all others");
+        // What follows builds on it, also on a scratch database.
+        db.backfill(&["migrate", "revision", "--pattern", "create-index", "t", "a"]).exits(0);
+        db.backfill(&["migrate", "lint", "--scratch-url", &db.url]).exits(0);
+        db.backfill(&["migrate", "upgrade"]).exits(0);
+        db.backfill(&["migrate", "downgrade", "base"]).exits(3).says("belongs to");
+    }
+    let db = Db::found();
+    db.sql.run("create table schema_migrations (version int8 primary key, dirty bool); insert into schema_migrations values (12, true)");
+    db.backfill(&["migrate", "adopt", "golang-migrate"]).exits(3).says("12 is half applied");
+    db.backfill(&["migrate", "adopt", "alambic"]).exits(2).says("alembic, sqlx");
+}
+
+#[test]
+fn the_sql_of_an_upgrade_does_what_the_upgrade_does() {
+    let db = Db::found();
+    example(&db);
+    db.backfill(&["migrate", "upgrade", "3f1a"]).exits(0);
+    let run = |script: &str| {
+        // Statement by statement, as psql sends them.
+        for statement in backfill::migrate::file::statements(script).unwrap() {
+            db.sql.run(&statement.text);
+        }
+    };
+    let up = db.backfill(&["migrate", "upgrade", "5a2c", "--sql"]).exits(0);
+    assert!(up.stdout.contains("-- starts a backfill: backfill run governance_phases"));
+    assert!(up.stdout.contains("require('governance_phases', 'verified')"));
+    // No rows, so every demand holds once its backfill has been run.
+    let parts: Vec<&str> = up.stdout.split("-- starts a backfill: backfill run ").collect();
+    run(parts[0]);
+    for part in &parts[1..] {
+        let (name, rest) = part.split_once('\n').unwrap();
+        db.backfill(&["run", name]).exits(0);
+        run(rest);
+    }
+    let there = db.snapshot();
+    db.backfill(&["migrate", "check"]).exits(0);
+    db.backfill(&["migrate", "upgrade", "5a2c"]).exits(0).says("nothing to apply");
+    let straight = Db::found();
+    example(&straight);
+    straight.backfill(&["migrate", "upgrade", "5a2c"]).exits(0);
+    assert_eq!(straight.snapshot(), there);
+    let down = db.backfill(&["migrate", "downgrade", "d40f", "--sql"]).exits(0);
+    run(&down.stdout);
+    db.backfill(&["migrate", "current"]).exits(0).prints("d40f");
+    db.backfill(&["migrate", "upgrade", "--sql", "7f58"]).exits(0);
+    straight.backfill(&["migrate", "upgrade"]).exits(0);
+    straight
+        .backfill(&["migrate", "downgrade", "base", "--sql"])
+        .exits(3)
+        .says("nobody kept the values");
+}
+
+#[test]
+fn an_index_is_built_whatever_the_role_says_about_locks() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\ncreate index concurrently t_a on t (a);\n-- down\ndrop index concurrently t_a;\n",
+    );
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    db.sql.run(&format!("alter database {} set lock_timeout = '100ms'; alter database {0} set statement_timeout = '100ms'", db.name));
+    let writer = db.connect();
+    writer.run("begin; update t set a = a where id = 1");
+    let run = db.start(&["migrate", "upgrade"]);
+    db.sql.wait_for("it waits for the writer", "select exists (select from pg_stat_progress_create_index where datname = current_database())");
+    std::thread::sleep(std::time::Duration::from_millis(1300));
+    writer.run("commit");
+    run.wait().exits(0).says("waits for process");
+    assert_eq!(
+        db.sql.text("select indisvalid from pg_index where indexrelid = 't_a'::regclass"),
+        "t"
+    );
+}
+
+#[test]
+fn a_long_statement_is_cancelled_by_the_second_signal() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\ncreate index concurrently t_a on t (a);\n-- down\ndrop index concurrently t_a;\n",
+    );
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    let writer = db.connect();
+    writer.run("begin; update t set a = a where id = 1");
+    let mut run = db.start(&["migrate", "upgrade"]);
+    db.sql.wait_for("it waits for the writer", "select exists (select from pg_stat_progress_create_index where datname = current_database())");
+    run.signal(nix::sys::signal::Signal::SIGINT);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(!run.is_over(), "the first signal lets the statement come to its end");
+    run.signal(nix::sys::signal::Signal::SIGINT);
+    run.wait().exits(4).says("go on with the same command");
+    writer.run("commit");
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    assert_eq!(
+        db.sql.text("select indisvalid from pg_index where indexrelid = 't_a'::regclass"),
+        "t"
+    );
+}
+
+#[test]
+fn a_constraint_that_is_not_valid_yet_is_no_promise() {
+    // On 18 a column is marked NOT NULL as soon as such a constraint is there, valid or not.
+    let db = Db::new(Which::Newest);
+    revision(&db, 1, "aaaa", FIRST);
+    let steps = "alter table t add constraint t_a_nn not null a not valid; alter table t validate constraint t_a_nn";
+    assert_eq!(
+        rules(
+            &db,
+            "bbbb",
+            &format!(
+                "-- revises: aaaa\n-- up\n{steps};\n-- down\nalter table t drop constraint t_a_nn;\n"
+            )
+        ),
+        [] as [&str; 0]
+    );
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    let before = db.snapshot();
+    db.sql.run("alter table t add constraint t_a_nn not null a not valid");
+    let half = db.snapshot();
+    db.sql.run("alter table t validate constraint t_a_nn");
+    assert!(before != half && half != db.snapshot(), "a snapshot tells all three apart");
+    db.spec("fill", "table = \"t\"\n[[rule]]\nfill = { a = \"1\" }\n");
+    db.sql.run("alter table t drop constraint t_a_nn; alter table t add constraint t_a_nn not null a not valid");
+    revision(
+        &db,
+        3,
+        "cccc",
+        "-- revises: aaaa\n-- requires: fill@proved\n-- up\nselect 1;\n-- down\n",
+    );
+    std::fs::remove_file(db.directory.join("migrations/20260109_bbbb_step.sql")).unwrap();
+    db.backfill(&["migrate", "upgrade"]).exits(3).says("no constraint in force proves");
+    db.sql.run("alter table t validate constraint t_a_nn");
+    db.backfill(&["migrate", "upgrade"]).exits(0).says("constraints in force leave no row");
+}
+
+#[test]
+fn a_way_back_goes_through_the_data_unless_all_of_it_goes() {
+    let db = Db::found();
+    revision(
+        &db,
+        1,
+        "aaaa",
+        "-- revises: base\n-- up\ncreate table t (id int primary key, a int);\n-- down\ndrop table t;\n",
+    );
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\nalter table t add column b int;\n-- down\nalter table t drop column b;\n",
+    );
+    revision(&db, 3, "cccc", "-- revises: bbbb\n-- backfill: fill\n");
+    revision(
+        &db,
+        4,
+        "dddd",
+        "-- revises: cccc\n-- requires: fill\n-- up\nalter table t alter b set not null;\n-- down\nalter table t alter b drop not null;\n",
+    );
+    db.spec("fill", "table = \"t\"\n[[rule]]\nfill = { b = \"a\" }\n");
+    db.backfill(&["migrate", "upgrade", "bbbb"]).exits(0);
+    db.sql.run("insert into t select i, i from generate_series(1, 300) i; update t set b = -1 where id <= 10");
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    db.backfill(&["migrate", "downgrade", "bbbb"])
+        .exits(0)
+        .says("fill reverse succeeded: 290 rows");
+    assert_eq!(db.sql.number("select count(b) from t"), 10);
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    assert_eq!(db.sql.number("select count(b) from t"), 300);
+    db.backfill(&["migrate", "downgrade", "aaaa"])
+        .exits(0)
+        .says("fill is not reversed: all that it wrote is dropped");
+    db.backfill(&["migrate", "upgrade"]).exits(0).says("fill succeeded: 300 rows");
+    // Nothing to take it back with: refused before anything is taken back.
+    db.backfill(&["prune", "fill", "--yes"]).exits(0);
+    db.backfill(&["migrate", "downgrade", "bbbb"])
+        .exits(3)
+        .says("before-images of run")
+        .says("were dropped");
+    assert_eq!(db.sql.number("select count(*) from backfill.revision"), 4);
+}

@@ -90,15 +90,15 @@ pub(super) fn choose<'s>(
 }
 
 /// One revision's way back.
-struct WayBack {
+pub(super) struct WayBack {
     path: String,
     source: String,
-    statements: Vec<Statement>,
-    grouping: Grouping,
+    pub statements: Vec<Statement>,
+    pub grouping: Grouping,
 }
 
 /// From the file, or where there is none, as it was recorded.
-fn way_back(standing: &Standing, record: &Recorded) -> Result<WayBack, Failure> {
+pub(super) fn way_back(standing: &Standing, record: &Recorded) -> Result<WayBack, Failure> {
     if let Some(revision) = standing.tree.get(&record.id) {
         let (path, source) = (revision.path.clone(), revision.source.clone());
         return Ok(WayBack {

@@ -1,5 +1,6 @@
 //! `backfill migrate`: schema steps in order, beside the data and waiting for it where they must.
 
+mod adopt;
 mod backfill;
 mod downgrade;
 mod gate;
@@ -7,6 +8,7 @@ mod lint;
 mod recipe;
 mod resolve;
 mod scratch;
+mod script;
 mod session;
 mod show;
 mod stairway;
@@ -67,6 +69,9 @@ pub(super) enum Migrate {
         /// Apply revisions that others were applied before, or several heads side by side
         #[arg(long)]
         allow_out_of_order: bool,
+        /// Print the SQL instead of running it
+        #[arg(long)]
+        sql: bool,
         #[command(flatten)]
         change: ChangeFlags,
     },
@@ -99,6 +104,9 @@ pub(super) enum Migrate {
         /// -N, a revision to go back to, or base
         #[arg(default_value = "-1", allow_hyphen_values = true)]
         target: String,
+        /// Print the SQL instead of running it
+        #[arg(long)]
+        sql: bool,
         #[command(flatten)]
         change: ChangeFlags,
     },
@@ -119,6 +127,13 @@ pub(super) enum Migrate {
     Stamp {
         /// head, base, or a revision
         target: String,
+        #[command(flatten)]
+        change: ChangeFlags,
+    },
+    /// Take over the history of alembic, sqlx, refinery, flyway, golang-migrate, dbmate, diesel or django as a baseline
+    Adopt {
+        /// The tool
+        tool: String,
         #[command(flatten)]
         change: ChangeFlags,
     },
@@ -244,7 +259,10 @@ pub(super) async fn migrate(ctx: &Context, command: Migrate) -> Result<Exit, Fai
             None => write::revision(ctx, &message.unwrap_or_default(), backfill.as_deref()),
         },
         Migrate::Merge { message } => write::merge(ctx, &message),
-        Migrate::Upgrade { target, gate, override_gate, allow_out_of_order, change } => {
+        Migrate::Upgrade { target, allow_out_of_order, change, sql: true, .. } => {
+            script::upgrade(ctx, &target, allow_out_of_order, &change).await
+        }
+        Migrate::Upgrade { target, gate, override_gate, allow_out_of_order, change, .. } => {
             let flags = upgrade::Flags {
                 change,
                 gate,
@@ -263,13 +281,19 @@ pub(super) async fn migrate(ctx: &Context, command: Migrate) -> Result<Exit, Fai
         Migrate::Test { seed, scratch } => {
             stairway::stairway(ctx, seed.as_deref(), scratch.scratch_url.as_deref()).await
         }
-        Migrate::Downgrade { target, change } => downgrade::downgrade(ctx, &target, &change).await,
+        Migrate::Downgrade { target, change, sql: true } => {
+            script::downgrade(ctx, &target, &change).await
+        }
+        Migrate::Downgrade { target, change, .. } => {
+            downgrade::downgrade(ctx, &target, &change).await
+        }
         Migrate::Current => show::current(ctx).await,
         Migrate::History => show::history(ctx).await,
         Migrate::Heads => show::heads(ctx).await,
         Migrate::Show { id } => show::show(ctx, &id).await,
         Migrate::Check => show::check(ctx).await,
         Migrate::Stamp { target, change } => resolve::stamp(ctx, &target, &change).await,
+        Migrate::Adopt { tool, change } => adopt::adopt(ctx, &tool, &change).await,
         Migrate::Resolve { id, applied, reverted, restamp, step, done, undone, reason, change } => {
             let resolution = match (applied, reverted, restamp, step) {
                 (true, ..) => Resolution::Applied,
