@@ -38,14 +38,27 @@ const PROJECT: &str = r#"# Settings of this project. Flags and environment varia
 # retention = "14d"               # how long before-images are to be kept; `backfill prune` then drops them
 "#;
 
-const MIGRATION: &str = "-- A schema step: what it does going up, and what takes it back.
--- revises: base
+const MIGRATION: &str = "\
+A schema step is a file <time>_<id>_<slug>.sql; write one with: backfill migrate revision -m \"add my column\"
+Whole zero-downtime changes are written by: backfill migrate revision --pattern add-not-null my_table.my_column 0
+
+-- What it is for, in words.
+-- revises: 3f1a                             (the id of the one before; base for the first)
+-- requires: my_backfill@verified for 1d     (started, finished, verified from the data, proved by a constraint)
+-- transaction: auto                         (none: each statement its own; file: all in one)
+-- irreversible: reason                      (instead of a way back)
+-- ignore RULE: reason                       (a finding of `backfill migrate lint` that is meant)
 
 -- up
--- ALTER TABLE public.my_table ADD COLUMN my_column text;
+ALTER TABLE public.my_table ADD COLUMN my_column text;
+CREATE INDEX CONCURRENTLY my_table_my_column ON public.my_table (my_column);
 
 -- down
--- ALTER TABLE public.my_table DROP COLUMN my_column;
+DROP INDEX CONCURRENTLY public.my_table_my_column;
+ALTER TABLE public.my_table DROP COLUMN my_column;
+-- verify: SELECT count(*) = 0 FROM public.my_table WHERE my_column = ''
+
+A file with `-- backfill: my_backfill` instead of statements starts that backfill, and its downgrade takes it back.
 ";
 
 fn spec_template(name: &str) -> String {
@@ -86,7 +99,7 @@ pub(super) fn init(directory: &Path) -> Result<Exit, Failure> {
     let files = [
         ("backfill.toml", PROJECT.to_owned()),
         ("backfills/example.toml", spec_template("example")),
-        ("migrations/20260101000000_0000_example.sql", MIGRATION.to_owned()),
+        ("migrations/EXAMPLE.txt", MIGRATION.to_owned()),
     ];
     for (name, text) in files {
         let path = directory.join(name);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, Error};
 
-use super::blockers::{Blocker, Target, blockers, target};
+use super::blockers::{Blocker, Target, ask_to_give_way, blockers, target};
 use super::class::{self, Way};
 use super::file::{Grouping, Statement};
 use super::patience::Patience;
@@ -196,6 +196,7 @@ impl Runner<'_> {
                 return Err(ApplyError::Stopped(unit.range.start));
             }
             (self.tell)(Event::Waiting(&seen, pause));
+            ask_to_give_way(self.watch, &seen).await;
             tokio::time::sleep(pause).await;
         }
     }

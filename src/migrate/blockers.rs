@@ -25,6 +25,8 @@ pub struct Blocker {
     pub mode: String,
     /// The beginning of its query.
     pub query: String,
+    /// Whether it is an autovacuum that gives way to anybody who waits for it; one against wraparound does not.
+    pub gives_way: bool,
 }
 
 /// A transaction older than this is not about to end: nothing queues behind it. Younger ones are waited for, shortly.
@@ -91,18 +93,21 @@ pub async fn blockers(
 ) -> Result<Vec<Blocker>, Error> {
     let mut found = Vec::new();
     for target in targets {
-        let sql = "select l.pid, coalesce(a.usename::text, p.owner::text, '?'),
-                          case when l.pid is null then 'prepared transaction ' || p.gid
+        let sql = "select l.pid, coalesce(a.usename::text, p.owner::text, 'the server'),
+                          case when l.pid is null then 'prepared transaction ' || coalesce(p.gid, '?')
                                when a.backend_type <> 'client backend' then a.backend_type
                                else coalesce(nullif(a.application_name, ''), 'client') end,
                           coalesce(a.state, case when l.pid is null then 'prepared' else 'active' end),
                           coalesce(extract(epoch from clock_timestamp() - coalesce(a.xact_start, p.prepared)), 0)::float8,
                           l.relation::regclass::text, l.mode,
-                          coalesce(left(regexp_replace(a.query, '\\s+', ' ', 'g'), 60), '')
+                          coalesce(left(regexp_replace(a.query, '\\s+', ' ', 'g'), 60), ''),
+                          coalesce(a.backend_type = 'autovacuum worker' and a.query not like '%to prevent wraparound%', false)
                      from pg_catalog.pg_locks l
                      left join pg_catalog.pg_stat_activity a on a.pid = l.pid
-                     left join pg_catalog.pg_prepared_xacts p
-                            on l.pid is null and l.virtualtransaction = '-1/' || p.transaction::text
+                     left join pg_catalog.pg_locks x
+                            on l.pid is null and x.pid is null and x.locktype = 'transactionid'
+                           and x.virtualtransaction = l.virtualtransaction
+                     left join pg_catalog.pg_prepared_xacts p on p.transaction = x.transactionid
                     where l.granted and l.locktype = 'relation' and l.relation = $1 and l.mode = any ($2)
                       and l.pid is distinct from pg_backend_pid()
                       and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
@@ -120,11 +125,23 @@ pub async fn blockers(
             relation: row.get(5),
             mode: row.get(6),
             query: row.get(7),
+            gives_way: row.get(8),
         }));
     }
     found.retain(|blocker| !old_only || blocker.age_s >= OLD);
     found.sort_by(|a, b| b.age_s.total_cmp(&a.age_s));
     Ok(found)
+}
+
+/// Does what the server would do for a statement that waits a second for an autovacuum, without keeping the application waiting that
+/// long: the autovacuum ends, and comes again later. Without the privilege it is waited for.
+pub async fn ask_to_give_way(client: &Client, blockers: &[Blocker]) {
+    for pid in blockers.iter().filter(|blocker| blocker.gives_way).filter_map(|blocker| blocker.pid)
+    {
+        let _ = client
+            .query_typed("select pg_catalog.pg_cancel_backend($1)", &[(&pid, Type::INT4)])
+            .await;
+    }
 }
 
 impl Blocker {

@@ -42,6 +42,8 @@ fn the_whole_story() {
         "rows given back                            299,997",
         "rows of the application left alone         3",
         "all others as before the run, by checksum  yes",
+        "5a2c release legacy rank (applied",
+        "governance_phases, tier and skill_category are NOT NULL",
     ] {
         assert!(ran.stdout.contains(words), "{words}\n{}", ran.stdout);
     }

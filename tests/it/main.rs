@@ -17,6 +17,8 @@ mod exactly_once;
 mod foreign;
 mod laws;
 mod migrate;
+mod migrate_lint;
+mod migrate_locks;
 mod pacing;
 mod patterns;
 mod plan;

@@ -97,19 +97,15 @@ impl Stage {
     }
 
     pub(super) async fn call(&mut self, arguments: &[&str]) -> Result<(), Failure> {
-        self.call_until(arguments, Exit::Done).await
+        self.call_until(arguments, Exit::Done.code()).await
     }
 
     /// Runs this program to the end that is expected of it.
-    pub(super) async fn call_until(
-        &mut self,
-        arguments: &[&str],
-        end: Exit,
-    ) -> Result<(), Failure> {
+    pub(super) async fn call_until(&mut self, arguments: &[&str], end: u8) -> Result<(), Failure> {
         let mut child = self.child(arguments)?;
         tokio::select! {
             exit = child.wait() => match exit {
-                Ok(exit) if exit.code() == Some(i32::from(end.code())) => Ok(()),
+                Ok(exit) if exit.code() == Some(i32::from(end)) => Ok(()),
                 Ok(exit) => Err(Failure::new(Kind::Failed, format!("`backfill {}` ended with {exit}", arguments.join(" ")))),
                 Err(error) => Err(Failure::new(Kind::Failed, format!("wait for `backfill {}`: {error}", arguments[0]))),
             },
@@ -166,7 +162,7 @@ impl Stage {
         let (_, stop) = self.server.keep();
         print(&format!(
             "\nThe server stays up. Try:\n  export DATABASE_URL='{url}'\n  cd {project}\n  backfill list\n  \
-             backfill plan double_quota\n  backfill run category_owner\n  backfill log {NAME}\n\
+             backfill migrate plan\n  backfill plan double_quota\n  backfill run category_owner\n  backfill log {NAME}\n\
              Stop and remove it with:\n  {stop}"
         ));
     }

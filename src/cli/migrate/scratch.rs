@@ -77,7 +77,7 @@ impl Scratch {
     pub(super) async fn remove(self) {
         if let (Some(admin), Some(name)) = (self.admin, self.name) {
             self.ctx.database.close();
-            let _ = admin.batch_execute(&format!("drop database {name}")).await;
+            let _ = admin.batch_execute(&format!("drop database {name} with (force)")).await;
         }
     }
 }

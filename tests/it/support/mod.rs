@@ -20,8 +20,13 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(major: Option<u32>) -> Server {
     // wal_level=logical lets publications exist; prepared transactions and locks as in production.
-    let settings =
-        ["wal_level=logical", "max_connections=120", "max_wal_size=2GB", "shared_buffers=256MB"];
+    let settings = [
+        "wal_level=logical",
+        "max_prepared_transactions=10",
+        "max_connections=120",
+        "max_wal_size=2GB",
+        "shared_buffers=256MB",
+    ];
     let settings = settings.map(str::to_owned).to_vec();
     Server::start(&Options { major, settings, no_fsync: true }).expect("a private server")
 }

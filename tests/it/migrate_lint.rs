@@ -1,0 +1,185 @@
+//! What is told about schema steps before they are taken: plan, lint, test.
+
+use crate::migrate::{FIRST, example, load, revision};
+use crate::support::{Db, Which, wait_for};
+
+fn rules(db: &Db, id: &str, text: &str) -> Vec<String> {
+    revision(db, 9, id, text);
+    let found = db.backfill(&["migrate", "lint", id, "--json", "--scratch-url", &db.url]);
+    let json = found.json();
+    let findings = json["findings"].as_array().unwrap_or_else(|| panic!("{}", found.stdout));
+    assert_eq!(found.code, if findings.is_empty() { 0 } else { 6 });
+    findings.iter().map(|finding| finding["rule"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn lint_finds_what_would_hurt() {
+    let db = Db::found();
+    revision(
+        &db,
+        1,
+        "aaaa",
+        "-- revises: base\n-- up\ncreate table t (id int primary key, a int, b varchar(10), c int not null default 0);
+         create table u (id int primary key, t_id int); create index on t (a);\n-- down\ndrop table u; drop table t;\n",
+    );
+    db.spec("fill", "table = \"t\"\n[[rule]]\nfill = { a = \"1\" }\n");
+    let up = |sql: &str| rules(&db, "bbbb", &format!("-- revises: aaaa\n-- up\n{sql};\n-- down\n"));
+    for (sql, expected) in [
+        ("alter table t alter a set not null", "set-not-null"),
+        ("alter table t add check (a > 0)", "add-check"),
+        ("alter table u add foreign key (t_id) references t", "add-foreign-key"),
+        ("alter table t alter a type bigint", "change-type"),
+        ("alter table t add d uuid default gen_random_uuid()", "rewrite"),
+        (
+            "do $$ begin execute 'alter table t add d int generated always as (a + 1) stored'; end $$",
+            "rewrite",
+        ),
+        ("alter table t add d int not null", "add-required-column"),
+        ("create index on t (b)", "create-index"),
+        ("alter table t add unique (b)", "add-unique"),
+        ("alter table t drop column c", "drop-column"),
+        ("alter table t rename column c to cc", "rename-column"),
+        ("alter table t rename to tt", "rename-table"),
+        ("drop table u", "drop-table"),
+        ("update t set a = 1", "dml-in-schema-step"),
+        ("truncate t", "truncate"),
+        ("create index concurrently if not exists t_b on t (b)", "concurrently-if-not-exists"),
+        ("alter table t add d int; alter table u add d int", "wide-lock-window"),
+    ] {
+        assert_eq!(up(sql), [expected], "{sql}");
+    }
+    for fine in [
+        "alter table t add d int",
+        "alter table t add d int not null default 7",
+        "alter table t alter b type varchar(20)",
+        "create table v (id int primary key); create index on v (id); alter table v add check (id > 0); drop table v",
+        "alter table t add constraint a_nn check (a is not null) not valid; alter table t validate constraint a_nn; alter table t alter a set not null; alter table t drop constraint a_nn",
+        "create unique index concurrently t_b on t (b); alter table t add constraint t_b unique using index t_b",
+        "create index concurrently t_b on t (b)",
+        "alter table u add constraint f foreign key (t_id) references t not valid; alter table u validate constraint f",
+    ] {
+        assert_eq!(up(fine), [] as [&str; 0], "{fine}");
+    }
+    assert_eq!(
+        rules(&db, "bbbb", "-- revises: aaaa\n-- up\nalter table t add d int;\n"),
+        ["no-way-back"]
+    );
+    let ignored = "-- revises: aaaa\n-- ignore drop-table: empty\n-- ignore truncate: x\n-- up\ndrop table u;\n-- down\n";
+    assert_eq!(rules(&db, "bbbb", ignored), ["unused-ignore"]);
+
+    // What belongs to backfills: a guard before, a demand behind, and what takes the way back away.
+    assert_eq!(
+        rules(&db, "bbbb", "-- revises: aaaa\n-- backfill: fill\n"),
+        ["backfill-without-guard"]
+    );
+    revision(
+        &db,
+        2,
+        "cccc",
+        "-- revises: aaaa\n-- up\nalter table t alter a set default 1;\n-- down\nalter table t alter a drop default;\n",
+    );
+    assert_eq!(rules(&db, "bbbb", "-- revises: cccc\n-- backfill: fill\n"), [] as [&str; 0]);
+    revision(&db, 3, "dddd", "-- revises: cccc\n-- backfill: fill\n");
+    let check = "alter table t add constraint a_nn check (a is not null) not valid; alter table t validate constraint a_nn";
+    let contract = |header: &str| {
+        rules(&db, "bbbb", &format!("-- revises: dddd\n{header}-- up\n{check};\n-- down\n"))
+    };
+    assert_eq!(contract(""), ["contract-without-gate"]);
+    assert_eq!(contract("-- requires: fill@finished\n"), ["contract-without-gate"]);
+    assert_eq!(contract("-- requires: fill\n"), [] as [&str; 0]);
+    let drop = "-- revises: dddd\n-- requires: fill\n-- ignore drop-column: known\n-- up\nalter table t drop column a;\n-- down\nalter table t add a int;\n";
+    assert_eq!(rules(&db, "bbbb", drop), ["breaks-reversal"]);
+    let databases = "select count(*) from pg_database where datname like 'backfill_scratch%'";
+    // Those of other tests come and go.
+    wait_for("nothing is left behind", || db.sql.number(databases) == 0);
+}
+
+#[test]
+fn the_example_is_clean_and_goes_up_and_down() {
+    let db = Db::found();
+    example(&db);
+    db.backfill(&["migrate", "lint"]).exits(0).prints("nothing found");
+    let seed = db.directory.join("seed");
+    std::fs::write(&seed, "insert into skills (id, name, description, category) select i, 'n', 'd', 'development' from generate_series(1, 50) i").unwrap();
+    db.backfill(&["migrate", "test", "--seed", seed.to_str().unwrap(), "--scratch-url", &db.url])
+        .exits(0)
+        .prints("16 revisions went up, down and up again")
+        .says("governance_phases succeeded: 50 rows");
+    // A way back that is none.
+    let file = db.directory.join("migrations/20260112100000_a95e_add_governance.sql");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(
+        &file,
+        text.replace("    DROP COLUMN owner,\n", "")
+            .replace("ADD COLUMN owner text", "ADD COLUMN IF NOT EXISTS owner text"),
+    )
+    .unwrap();
+    db.backfill(&["migrate", "test"])
+        .exits(6)
+        .prints("a95e does not come back down: + column public.skills.owner text");
+}
+
+#[test]
+fn a_plan_shows_locks_sizes_demands_and_what_is_in_the_way() {
+    let db = Db::found();
+    example(&db);
+    db.backfill(&["migrate", "upgrade", "c2e9"]).exits(0);
+    load(&db, 20_000);
+    let dump = db.connect();
+    dump.run("set application_name = 'nightly dump'; begin; select count(*) from skills");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let plan = db.backfill(&["migrate", "plan"]).exits(0);
+    for words in [
+        "requires governance_phases@verified: holds",
+        "AccessExclusiveLock on public.skills",
+        "20,000 rows",
+        "in the way now: process",
+        "(nightly dump)",
+        "starts the backfill tier; see: backfill plan tier",
+        "point of no return: nobody kept the values",
+        "beside the application",
+    ] {
+        assert!(plan.stdout.contains(words), "`{words}` is not in:\n{}", plan.stdout);
+    }
+    let json = db.backfill(&["migrate", "plan", "+1", "--json"]).exits(0).json();
+    let steps = json["revisions"][0]["steps"].as_array().unwrap();
+    let classes: Vec<&str> = steps.iter().map(|step| step["class"].as_str().unwrap()).collect();
+    assert_eq!(classes, ["instant", "beside the application", "instant", "instant"]);
+    assert_eq!(db.sql.number("select count(*) from backfill.revision"), 5, "nothing was changed");
+}
+
+#[test]
+fn a_constraint_that_is_not_valid_yet_is_no_promise() {
+    // On 18 a column is marked NOT NULL as soon as such a constraint is there, valid or not.
+    let db = Db::new(Which::Newest);
+    revision(&db, 1, "aaaa", FIRST);
+    let steps = "alter table t add constraint t_a_nn not null a not valid; alter table t validate constraint t_a_nn";
+    assert_eq!(
+        rules(
+            &db,
+            "bbbb",
+            &format!(
+                "-- revises: aaaa\n-- up\n{steps};\n-- down\nalter table t drop constraint t_a_nn;\n"
+            )
+        ),
+        [] as [&str; 0]
+    );
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    let before = db.snapshot();
+    db.sql.run("alter table t add constraint t_a_nn not null a not valid");
+    let half = db.snapshot();
+    db.sql.run("alter table t validate constraint t_a_nn");
+    assert!(before != half && half != db.snapshot(), "a snapshot tells all three apart");
+    db.spec("fill", "table = \"t\"\n[[rule]]\nfill = { a = \"1\" }\n");
+    db.sql.run("alter table t drop constraint t_a_nn; alter table t add constraint t_a_nn not null a not valid");
+    revision(
+        &db,
+        3,
+        "cccc",
+        "-- revises: aaaa\n-- requires: fill@proved\n-- up\nselect 1;\n-- down\n",
+    );
+    std::fs::remove_file(db.directory.join("migrations/20260109_bbbb_step.sql")).unwrap();
+    db.backfill(&["migrate", "upgrade"]).exits(3).says("no constraint in force proves");
+    db.sql.run("alter table t validate constraint t_a_nn");
+    db.backfill(&["migrate", "upgrade"]).exits(0).says("constraints in force leave no row");
+}

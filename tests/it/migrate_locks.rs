@@ -1,0 +1,177 @@
+//! What schema steps do about locks, interrupted builds of indexes, each other, and a hand on the keyboard.
+
+use crate::migrate::{FIRST, revision};
+use crate::support::{Db, wait_for};
+
+#[test]
+fn an_invalid_index_is_built_anew_and_a_done_one_is_found() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    let unique = "-- revises: aaaa\n-- up\ncreate unique index concurrently if not exists t_a on t (a);\n-- down\ndrop index concurrently t_a;\n";
+    revision(&db, 2, "bbbb", unique);
+    db.backfill(&["migrate", "upgrade", "+1"]).exits(0);
+    // What an interrupted build leaves behind; IF NOT EXISTS would take it for the index.
+    db.sql.run("insert into t values (1000, 1)");
+    assert!(db.sql.try_run("create unique index concurrently t_a on t (a)").is_err());
+    db.backfill(&["migrate", "upgrade"])
+        .exits(1)
+        .says("could not create unique index")
+        .says("nothing of bbbb is applied");
+    assert_eq!(
+        db.sql.number("select count(*) from pg_class where relname = 't_a'"),
+        0,
+        "no invalid index is left"
+    );
+    assert!(db.sql.try_run("create unique index concurrently t_a on t (a)").is_err());
+    db.sql.run("delete from t where id = 1000");
+    db.backfill(&["migrate", "upgrade"]).exits(0).says("is invalid, an interrupted build left it");
+    assert_eq!(
+        db.sql.text("select indisvalid from pg_index where indexrelid = 't_a'::regclass"),
+        "t"
+    );
+    // Built, but the runner died before it could say so.
+    db.sql.run("update backfill.revision set state = 'applying' where id = 'bbbb'; update backfill.revision_step set state = 'running', took_ms = null where revision = 'bbbb'");
+    db.backfill(&["migrate", "upgrade"]).exits(0).says("was done already");
+    db.backfill(&["migrate", "downgrade"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from pg_class where relname = 't_a'"), 0);
+}
+
+#[test]
+fn a_lock_that_is_not_to_be_had_is_not_queued_for() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\nalter table t add column c int;\nalter table t add column d int;\n-- down\nalter table t drop column c, drop column d;\n",
+    );
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    let reader = db.connect();
+    reader.run("set application_name = 'nightly dump'; begin; select count(*) from t");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let mut run = db.start(&["migrate", "upgrade", "--lock-budget", "3s"]);
+    // The application's statements pass at once while the step waits: it does not stand in the queue before them.
+    let application = db.connect();
+    application.run("set lock_timeout = '50ms'");
+    let mut statements = 0;
+    while !run.is_over() {
+        application.run("update t set b = 1 where id = 1; select * from t where id = 2");
+        statements += 1;
+    }
+    let ran = run.wait();
+    ran.exits(75).says("nightly dump").says("nothing of bbbb is applied").says("--lock-budget");
+    assert!(statements > 20, "{statements} statements of the application");
+    assert_eq!(db.sql.number("select count(*) from pg_attribute where attrelid = 't'::regclass and attname in ('c', 'd')"), 0);
+    let mut run = db.start(&["migrate", "upgrade"]);
+    wait_for("it waits", || {
+        db.sql.number("select count(*) from pg_stat_activity where query ilike '%pg_prepared_xacts%' and datname = current_database()") > 0
+    });
+    assert!(!run.is_over());
+    reader.run("commit");
+    run.wait().exits(0);
+}
+
+#[test]
+fn two_runners_at_once() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\ncreate index concurrently t_a on t (a);\n-- down\ndrop index concurrently t_a;\n",
+    );
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    // Whoever is at work waits for this writer; the other must not be what it waits for in turn.
+    let writer = db.connect();
+    writer.run("begin; update t set a = a where id = 1");
+    let first = db.start(&["migrate", "upgrade"]);
+    db.sql.wait_for("the index is being built", "select exists (select from pg_stat_progress_create_index where datname = current_database())");
+    db.backfill(&["migrate", "upgrade", "--lock-budget", "1s"])
+        .exits(75)
+        .says("is changing the schema");
+    let second = db.start(&["migrate", "upgrade"]);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    writer.run("commit");
+    first.wait().exits(0);
+    second.wait().exits(0).says("nothing to apply");
+    assert_eq!(
+        db.sql.text("select indisvalid from pg_index where indexrelid = 't_a'::regclass"),
+        "t"
+    );
+}
+
+#[test]
+fn an_index_is_built_whatever_the_role_says_about_locks() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\ncreate index concurrently t_a on t (a);\n-- down\ndrop index concurrently t_a;\n",
+    );
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    db.sql.run(&format!("alter database {} set lock_timeout = '100ms'; alter database {0} set statement_timeout = '100ms'", db.name));
+    let writer = db.connect();
+    writer.run("begin; update t set a = a where id = 1");
+    let run = db.start(&["migrate", "upgrade"]);
+    db.sql.wait_for("it waits for the writer", "select exists (select from pg_stat_progress_create_index where datname = current_database())");
+    std::thread::sleep(std::time::Duration::from_millis(1300));
+    writer.run("commit");
+    run.wait().exits(0).says("waits for process");
+    assert_eq!(
+        db.sql.text("select indisvalid from pg_index where indexrelid = 't_a'::regclass"),
+        "t"
+    );
+}
+
+#[test]
+fn a_long_statement_is_cancelled_by_the_second_signal() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\ncreate index concurrently t_a on t (a);\n-- down\ndrop index concurrently t_a;\n",
+    );
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    let writer = db.connect();
+    writer.run("begin; update t set a = a where id = 1");
+    let mut run = db.start(&["migrate", "upgrade"]);
+    db.sql.wait_for("it waits for the writer", "select exists (select from pg_stat_progress_create_index where datname = current_database())");
+    run.signal(nix::sys::signal::Signal::SIGINT);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(!run.is_over(), "the first signal lets the statement come to its end");
+    run.signal(nix::sys::signal::Signal::SIGINT);
+    run.wait().exits(4).says("go on with the same command");
+    writer.run("commit");
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    assert_eq!(
+        db.sql.text("select indisvalid from pg_index where indexrelid = 't_a'::regclass"),
+        "t"
+    );
+}
+
+#[test]
+fn a_prepared_transaction_is_named() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\nalter table t add column c int;\n-- down\nalter table t drop column c;\n",
+    );
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    db.sql.run("begin; update t set a = a where id = 1");
+    db.sql.run("prepare transaction 'forgotten'");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    db.backfill(&["migrate", "upgrade", "--lock-budget", "1s"])
+        .exits(75)
+        .says("prepared transaction forgotten");
+    db.sql.run("rollback prepared 'forgotten'");
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+}
