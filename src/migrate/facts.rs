@@ -51,6 +51,8 @@ struct Index {
     table: u32,
     name: String,
     is_unique: bool,
+    /// The columns it leads with; 0 for an expression.
+    columns: Vec<i16>,
 }
 
 /// One thing that a statement did to what was there before.
@@ -77,12 +79,14 @@ pub enum Change {
     /// A column may not be NULL any more. `is_proved`: a validated check said so before, and nothing is read.
     Required { table: String, column: String, is_proved: bool },
     /// A constraint came. `is_valid`: existing rows were read for it. `is_fast`: it took an index that was there.
+    /// `has_index`: an index leads with its columns.
     ConstraintAdded {
         table: String,
         name: String,
         kind: String,
         is_valid: bool,
         is_fast: bool,
+        has_index: bool,
         columns: Vec<String>,
     },
     /// A constraint was checked against the rows that are there.
@@ -109,7 +113,7 @@ const CONSTRAINTS: &str = "select k.oid, k.conrelid, k.conname::text, k.contype:
     from pg_catalog.pg_constraint k join pg_catalog.pg_namespace n on n.oid = k.connamespace
    where k.conrelid <> 0 and k.contype <> 't' and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', $1)";
 const INDEXES: &str =
-    "select i.indexrelid, i.indrelid, n.nspname || '.' || c.relname, i.indisunique
+    "select i.indexrelid, i.indrelid, n.nspname || '.' || c.relname, i.indisunique, i.indkey::int2[]
     from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
    where n.nspname !~ '^pg_' and n.nspname not in ('information_schema', $1)";
@@ -152,7 +156,12 @@ impl Facts {
         for row in ask(INDEXES).await? {
             facts.indexes.insert(
                 row.get(0),
-                Index { table: row.get(1), name: row.get(2), is_unique: row.get(3) },
+                Index {
+                    table: row.get(1),
+                    name: row.get(2),
+                    is_unique: row.get(3),
+                    columns: row.get(4),
+                },
             );
         }
         facts.guarded = ask(GUARDS).await?.iter().map(|row| row.get(0)).collect();
@@ -186,6 +195,16 @@ impl Facts {
             k.table == *oid && (k.kind == "c" || k.kind == "n") && k.columns.contains(attnum)
         });
         !found.has_default && !found.is_required && !is_checked && !self.guarded.contains(oid)
+    }
+
+    /// Whether an index leads with these columns, in any order.
+    fn has_index(&self, table: u32, columns: &[i16]) -> bool {
+        self.indexes.values().any(|index| {
+            let leading = index.columns.iter().take(columns.len());
+            index.table == table
+                && leading.clone().count() == columns.len()
+                && leading.clone().all(|n| columns.contains(n))
+        })
     }
 
     fn column_names(&self, table: u32, numbers: &[i16]) -> Vec<String> {
@@ -321,6 +340,7 @@ impl Facts {
                         kind,
                         is_valid,
                         is_fast,
+                        has_index: after.has_index(now.table, &now.columns),
                         columns,
                     });
                 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::class::{Outside, Way};
 use super::facts::Change;
-use super::file::{Revision, Statement};
+use super::file::{Grouping, Revision, Statement};
 use super::requirement::Level;
 use super::trace::{Observed, blocks_writes};
 
@@ -64,6 +64,18 @@ pub fn lint(revision: &Revision, observed: &[Observed], before: &Before) -> Vec<
         }
     }
     found.extend(wide_windows(revision, observed));
+    if revision.grouping == Grouping::File {
+        for statement in revision.up.iter().filter(|statement| statement.way == Way::Long) {
+            found.push(Finding {
+                rule: "validate-in-same-transaction",
+                message: "the locks of the statements before it are held while all rows are read"
+                    .to_owned(),
+                safe: "remove `-- transaction: file`: it then gets a transaction of its own"
+                    .to_owned(),
+                span: statement.span.clone(),
+            });
+        }
+    }
     if revision.irreversible.is_some() {
         // It is said, and shown by history and plan.
         found.retain(|finding| finding.rule != "breaks-reversal");
@@ -137,6 +149,16 @@ fn of_the_words(statement: &Statement, seen: &Observed) -> Vec<Finding> {
                 ),
                 "make it a backfill: backfill new NAME --from-sql \"…\", then backfill migrate revision --backfill NAME",
             ),
+            "reindex" => add(
+                "reindex",
+                format!("nobody can write to {table} while its indexes are built anew"),
+                "REINDEX … CONCURRENTLY",
+            ),
+            "refresh" => add(
+                "refresh",
+                format!("nobody can read {table} while it is computed anew"),
+                "REFRESH MATERIALIZED VIEW CONCURRENTLY, which needs a unique index",
+            ),
             "truncate" => add(
                 "truncate",
                 format!("all rows of {table} are gone at once"),
@@ -144,6 +166,25 @@ fn of_the_words(statement: &Statement, seen: &Observed) -> Vec<Finding> {
             ),
             _ => {}
         }
+    }
+    if first == "alter" && has("attach") && has("partition") {
+        add(
+            "attach-partition",
+            "rows of the new partition are read under a lock that nobody passes, unless a check already says where they belong".to_owned(),
+            "add a CHECK of the bounds to it NOT VALID, validate it, attach it, drop the check; or `-- ignore attach-partition: it has one`",
+        );
+    }
+    if first == "alter"
+        && has("detach")
+        && has("partition")
+        && matches!(statement.way, Way::Together)
+    {
+        add(
+            "detach-partition",
+            "nobody can read or write the whole table until the lock is had and given back"
+                .to_owned(),
+            "DETACH PARTITION … CONCURRENTLY",
+        );
     }
     if let Way::Outside(Outside::CreateIndex { name, .. }) = &statement.way
         && has("exists")
@@ -270,6 +311,15 @@ fn of_a_change(change: &Change, seen: &Observed, before: &Before) -> Vec<Judged>
             }
         }
         _ => {}
+    }
+    if let Change::ConstraintAdded { table, name, kind, columns, has_index: false, .. } = change
+        && kind == "f"
+    {
+        found.push((
+            "foreign-key-without-index",
+            format!("every delete of a row that {name} points to reads all of {table}"),
+            format!("CREATE INDEX CONCURRENTLY on {table} ({}) before it", columns.join(", ")),
+        ));
     }
     found.extend(about_data(change, before));
     found

@@ -27,7 +27,15 @@ fn lint_finds_what_would_hurt() {
     for (sql, expected) in [
         ("alter table t alter a set not null", "set-not-null"),
         ("alter table t add check (a > 0)", "add-check"),
-        ("alter table u add foreign key (t_id) references t", "add-foreign-key"),
+        (
+            "create index concurrently u_t on u (t_id); alter table u add foreign key (t_id) references t",
+            "add-foreign-key",
+        ),
+        (
+            "alter table u add foreign key (t_id) references t not valid",
+            "foreign-key-without-index",
+        ),
+        ("reindex table t", "reindex"),
         ("alter table t alter a type bigint", "change-type"),
         ("alter table t add d uuid default gen_random_uuid()", "rewrite"),
         (
@@ -56,7 +64,7 @@ fn lint_finds_what_would_hurt() {
         "alter table t add constraint a_nn check (a is not null) not valid; alter table t validate constraint a_nn; alter table t alter a set not null; alter table t drop constraint a_nn",
         "create unique index concurrently t_b on t (b); alter table t add constraint t_b unique using index t_b",
         "create index concurrently t_b on t (b)",
-        "alter table u add constraint f foreign key (t_id) references t not valid; alter table u validate constraint f",
+        "create index concurrently u_t on u (t_id, id); alter table u add constraint f foreign key (t_id) references t not valid; alter table u validate constraint f",
     ] {
         assert_eq!(up(fine), [] as [&str; 0], "{fine}");
     }
@@ -66,6 +74,9 @@ fn lint_finds_what_would_hurt() {
     );
     let ignored = "-- revises: aaaa\n-- ignore drop-table: empty\n-- ignore truncate: x\n-- up\ndrop table u;\n-- down\n";
     assert_eq!(rules(&db, "bbbb", ignored), ["unused-ignore"]);
+
+    let file = "-- revises: aaaa\n-- transaction: file\n-- up\nalter table t add constraint k check (a > 0) not valid; alter table t validate constraint k;\n-- down\n";
+    assert_eq!(rules(&db, "bbbb", file), ["validate-in-same-transaction"]);
 
     // What belongs to backfills: a guard before, a demand behind, and what takes the way back away.
     assert_eq!(

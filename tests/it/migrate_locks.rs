@@ -1,7 +1,9 @@
 //! What schema steps do about locks, interrupted builds of indexes, each other, and a hand on the keyboard.
 
+use nix::sys::signal::Signal;
+
 use crate::migrate::{FIRST, revision};
-use crate::support::{Db, wait_for};
+use crate::support::{Db, Sql, Started, wait_for};
 
 #[test]
 fn an_invalid_index_is_built_anew_and_a_done_one_is_found() {
@@ -72,22 +74,30 @@ fn a_lock_that_is_not_to_be_had_is_not_queued_for() {
     run.wait().exits(0);
 }
 
+/// The second revision of a project builds an index, and waits for a writer; the first one is applied.
+fn waiting_build(db: &Db, prepare: &str) -> (Sql, Started) {
+    revision(db, 1, "aaaa", FIRST);
+    let build = "-- revises: aaaa\n-- up\ncreate index concurrently t_a on t (a);\n-- down\ndrop index concurrently t_a;\n";
+    revision(db, 2, "bbbb", build);
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    db.sql.run(prepare);
+    let writer = db.connect();
+    writer.run("begin; update t set a = a where id = 1");
+    let run = db.start(&["migrate", "upgrade"]);
+    let building = "select exists (select from pg_stat_progress_create_index where datname = current_database())";
+    db.sql.wait_for("it waits for the writer", building);
+    (writer, run)
+}
+
+fn is_valid(db: &Db) -> bool {
+    db.sql.text("select indisvalid from pg_index where indexrelid = 't_a'::regclass") == "t"
+}
+
 #[test]
 fn two_runners_at_once() {
     let db = Db::found();
-    revision(&db, 1, "aaaa", FIRST);
-    revision(
-        &db,
-        2,
-        "bbbb",
-        "-- revises: aaaa\n-- up\ncreate index concurrently t_a on t (a);\n-- down\ndrop index concurrently t_a;\n",
-    );
-    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
     // Whoever is at work waits for this writer; the other must not be what it waits for in turn.
-    let writer = db.connect();
-    writer.run("begin; update t set a = a where id = 1");
-    let first = db.start(&["migrate", "upgrade"]);
-    db.sql.wait_for("the index is being built", "select exists (select from pg_stat_progress_create_index where datname = current_database())");
+    let (writer, first) = waiting_build(&db, "");
     db.backfill(&["migrate", "upgrade", "--lock-budget", "1s"])
         .exits(75)
         .says("is changing the schema");
@@ -96,63 +106,35 @@ fn two_runners_at_once() {
     writer.run("commit");
     first.wait().exits(0);
     second.wait().exits(0).says("nothing to apply");
-    assert_eq!(
-        db.sql.text("select indisvalid from pg_index where indexrelid = 't_a'::regclass"),
-        "t"
-    );
+    assert!(is_valid(&db));
 }
 
 #[test]
 fn an_index_is_built_whatever_the_role_says_about_locks() {
     let db = Db::found();
-    revision(&db, 1, "aaaa", FIRST);
-    revision(
-        &db,
-        2,
-        "bbbb",
-        "-- revises: aaaa\n-- up\ncreate index concurrently t_a on t (a);\n-- down\ndrop index concurrently t_a;\n",
+    let short = format!(
+        "alter database {} set lock_timeout = '100ms'; alter database {0} set statement_timeout = '100ms'",
+        db.name
     );
-    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
-    db.sql.run(&format!("alter database {} set lock_timeout = '100ms'; alter database {0} set statement_timeout = '100ms'", db.name));
-    let writer = db.connect();
-    writer.run("begin; update t set a = a where id = 1");
-    let run = db.start(&["migrate", "upgrade"]);
-    db.sql.wait_for("it waits for the writer", "select exists (select from pg_stat_progress_create_index where datname = current_database())");
+    let (writer, run) = waiting_build(&db, &short);
     std::thread::sleep(std::time::Duration::from_millis(1300));
     writer.run("commit");
     run.wait().exits(0).says("waits for process");
-    assert_eq!(
-        db.sql.text("select indisvalid from pg_index where indexrelid = 't_a'::regclass"),
-        "t"
-    );
+    assert!(is_valid(&db));
 }
 
 #[test]
 fn a_long_statement_is_cancelled_by_the_second_signal() {
     let db = Db::found();
-    revision(&db, 1, "aaaa", FIRST);
-    revision(
-        &db,
-        2,
-        "bbbb",
-        "-- revises: aaaa\n-- up\ncreate index concurrently t_a on t (a);\n-- down\ndrop index concurrently t_a;\n",
-    );
-    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
-    let writer = db.connect();
-    writer.run("begin; update t set a = a where id = 1");
-    let mut run = db.start(&["migrate", "upgrade"]);
-    db.sql.wait_for("it waits for the writer", "select exists (select from pg_stat_progress_create_index where datname = current_database())");
-    run.signal(nix::sys::signal::Signal::SIGINT);
+    let (writer, mut run) = waiting_build(&db, "");
+    run.signal(Signal::SIGINT);
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(!run.is_over(), "the first signal lets the statement come to its end");
-    run.signal(nix::sys::signal::Signal::SIGINT);
+    run.signal(Signal::SIGINT);
     run.wait().exits(4).says("go on with the same command");
     writer.run("commit");
     db.backfill(&["migrate", "upgrade"]).exits(0);
-    assert_eq!(
-        db.sql.text("select indisvalid from pg_index where indexrelid = 't_a'::regclass"),
-        "t"
-    );
+    assert!(is_valid(&db));
 }
 
 #[test]
