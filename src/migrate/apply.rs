@@ -4,17 +4,14 @@
 //! after it; what an interruption left behind is looked up in the catalogs ([`super::outside`]).
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio_postgres::{Client, Error};
 
-use super::blockers::{Blocker, Target, ask_to_give_way, blockers, target};
-use super::class::{self, Way};
+use super::blockers::Blocker;
+use super::class::Way;
 use super::file::{Grouping, Statement};
-use super::patience::Patience;
 use super::unit::{Kind, Unit, units};
-use super::watch;
-use crate::db::error::sqlstate;
 use crate::state::{Direction, Recorded, RevisionState, StepRecord, Store, StoreError};
 
 /// What is to be run.
@@ -41,14 +38,16 @@ pub struct Runner<'a> {
     pub pid: i32,
     /// Looks on meanwhile.
     pub watch: &'a Client,
-    /// How long locks are tried for.
-    pub patience: Patience,
+    /// How long a lock is tried for, each time one is not to be had.
+    pub lock_budget: Duration,
     /// How long a statement may take that holds a strong lock.
     pub statement_timeout: Duration,
     /// What happens, as it happens.
     pub tell: &'a (dyn Fn(Event<'_>) + Sync),
     /// Whether to stop before the next unit.
     pub is_stopped: &'a (dyn Fn() -> bool + Sync),
+    /// Whether the lock of schema steps is still held.
+    pub is_alone: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// What happens while a revision is run.
@@ -90,6 +89,9 @@ pub enum ApplyError {
     /// The index is still invalid after it was built several times.
     #[error("the index {1} stays invalid")]
     Invalid(usize, String),
+    /// The lock of schema steps is gone with its connection; another runner may be at work.
+    #[error("the lock of schema steps was lost before statement {}", .0 + 1)]
+    NotAlone(usize),
     /// Asked to stop; the rest is left.
     #[error("stopped before statement {}", .0 + 1)]
     Stopped(usize),
@@ -110,173 +112,46 @@ pub(super) fn around(what: &'static str) -> impl FnOnce(Error) -> ApplyError {
 impl Runner<'_> {
     /// Runs what is left of a revision.
     pub async fn apply(&self, work: &Work<'_>) -> Applied<()> {
+        self.reset().await?;
         let steps = self.store.steps(self.client, &work.revision.id, work.direction).await?;
         check_done(work, &steps)?;
         let is_done = |i: usize| steps.get(&(i as i32)).is_some_and(|step| step.is_done);
         let units = units(work.statements, work.grouping);
         let left: Vec<&Unit> =
             units.iter().filter(|unit| !unit.range.clone().all(is_done)).collect();
+        // A verify query may read a whole table; it must not do that under the locks of the last statements.
+        let ends_apart = !work.verify.is_empty()
+            || left.last().is_none_or(|unit| matches!(unit.kind, Kind::Outside(_)));
         for (i, unit) in left.iter().enumerate() {
             if (self.is_stopped)() {
                 return Err(ApplyError::Stopped(unit.range.start));
             }
-            let is_last = i + 1 == left.len();
+            if !(self.is_alone)() {
+                return Err(ApplyError::NotAlone(unit.range.start));
+            }
             match &unit.kind {
                 Kind::Outside(outside) => {
-                    self.repeat_settings(work, unit.range.start).await?;
                     let was_running = steps.contains_key(&(unit.range.start as i32));
                     self.outside(work, unit.range.start, outside, was_running).await?;
-                    if is_last {
-                        self.finish(work).await?;
-                    }
                 }
                 Kind::Quick | Kind::Long => {
-                    self.until_locked(work, unit, &is_done, is_last).await?;
+                    let ends_here = i + 1 == left.len() && !ends_apart;
+                    self.until_locked(work, unit, ends_here).await?;
                 }
             }
         }
-        if left.is_empty() {
+        if ends_apart {
             self.finish(work).await?;
         }
         // What a revision set for its session ends with it.
         self.reset().await
     }
 
-    async fn reset(&self) -> Applied<()> {
-        let reset = "RESET SESSION AUTHORIZATION; RESET ALL";
-        self.client.batch_execute(reset).await.map_err(around("reset the session"))
-    }
-
-    /// A transaction, from the start again while a lock is not to be had.
-    async fn until_locked(
-        &self,
-        work: &Work<'_>,
-        unit: &Unit,
-        is_done: &(dyn Fn(usize) -> bool + Sync),
-        is_last: bool,
-    ) -> Applied<()> {
-        let targets = self.targets(work, unit).await?;
-        let mut tries = 0;
-        loop {
-            // Behind an old transaction one does not even queue.
-            let in_the_way = match unit.kind {
-                Kind::Long => Vec::new(),
-                _ => {
-                    blockers(self.watch, &targets, true).await.map_err(around("look for locks"))?
-                }
-            };
-            if in_the_way.is_empty() {
-                let begun = Instant::now();
-                let ran = self.transaction(work, unit, (&targets, is_done), tries, is_last).await;
-                match ran {
-                    Ok(()) => {
-                        (self.tell)(Event::Done(
-                            &work.statements[unit.range.clone()],
-                            begun.elapsed(),
-                        ));
-                        return Ok(());
-                    }
-                    Err(error) if is_about_locks(&error) => {
-                        self.roll_back().await?;
-                    }
-                    Err(error) => {
-                        self.roll_back().await?;
-                        return Err(error);
-                    }
-                }
-            }
-            tries += 1;
-            let now =
-                blockers(self.watch, &targets, false).await.map_err(around("look for locks"))?;
-            let seen = if now.is_empty() { in_the_way } else { now };
-            let Some(pause) = self.patience.pause(tries) else {
-                return Err(ApplyError::Locked(unit.range.start, seen));
-            };
-            if (self.is_stopped)() {
-                return Err(ApplyError::Stopped(unit.range.start));
-            }
-            (self.tell)(Event::Waiting(&seen, pause));
-            ask_to_give_way(self.watch, &seen).await;
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    async fn targets(&self, work: &Work<'_>, unit: &Unit) -> Applied<Vec<Target>> {
-        let mut targets: Vec<Target> = Vec::new();
-        for statement in &work.statements[unit.range.clone()] {
-            let Some(asks) = class::asks(&statement.text, &statement.words()) else { continue };
-            let found = target(self.client, &asks).await.map_err(around("look up a table"))?;
-            if let Some(found) = found.filter(|found| !targets.contains(found)) {
-                targets.push(found);
-            }
-        }
-        Ok(targets)
-    }
-
-    async fn transaction(
-        &self,
-        work: &Work<'_>,
-        unit: &Unit,
-        (targets, is_done): (&[Target], &(dyn Fn(usize) -> bool + Sync)),
-        tries: u32,
-        is_last: bool,
-    ) -> Applied<()> {
-        let (lock, statement) = match unit.kind {
-            Kind::Long => (Duration::ZERO, Duration::ZERO),
-            _ => (self.patience.lock_timeout(tries), self.statement_timeout),
-        };
-        let settings = format!(
-            "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = '60s'",
-            lock.as_millis(),
-            statement.as_millis()
-        );
-        self.repeat_settings(work, unit.range.start).await?;
-        self.client.batch_execute("BEGIN").await.map_err(around("begin a transaction"))?;
-        self.client.batch_execute(&settings).await.map_err(around("set the timeouts"))?;
-        let first = |error| ApplyError::Statement(unit.range.start, error);
-        for target in targets.iter().filter(|target| target.is_table && unit.kind == Kind::Quick) {
-            // A probe never queues; every third time it is waited for, for a moment, or a busy table would never be had.
-            if !tries.is_multiple_of(3) && target.mode == "ACCESS EXCLUSIVE" {
-                let probe = format!("LOCK TABLE {} IN {} MODE NOWAIT", target.name, target.mode);
-                self.client.batch_execute(&probe).await.map_err(first)?;
-            }
-        }
-        if unit.range.start == 0 || work.direction == Direction::Down {
-            self.begin_record(work).await?;
-        }
-        for i in unit.range.clone().filter(|i| !is_done(*i)) {
-            let (statement, begun) = (&work.statements[i], Instant::now());
-            self.watched(statement, &unit.kind)
-                .await
-                .map_err(|error| ApplyError::Statement(i, error))?;
-            self.mark(work, i, Some(begun.elapsed())).await?;
-        }
-        if is_last {
-            self.finish_in(work).await?;
-        }
+    pub(super) async fn reset(&self) -> Applied<()> {
         self.client
-            .batch_execute("COMMIT")
+            .batch_execute("RESET ROLE; RESET ALL")
             .await
-            .map_err(|error| ApplyError::Statement(unit.range.end - 1, error))
-    }
-
-    /// Runs one statement; a long one under the eyes of the other connection.
-    pub(super) async fn watched(&self, statement: &Statement, kind: &Kind) -> Result<(), Error> {
-        let run = self.client.batch_execute(&statement.text);
-        if *kind == Kind::Quick {
-            return run.await;
-        }
-        tokio::pin!(run);
-        loop {
-            tokio::select! {
-                done = &mut run => return done,
-                () = tokio::time::sleep(watch::EVERY) => {
-                    if let Some(seen) = watch::look(self.watch, self.pid).await {
-                        (self.tell)(Event::Progress(statement, seen));
-                    }
-                }
-            }
-        }
+            .map_err(around("reset the session"))
     }
 
     /// The revision's record, in the state of being on its way.
@@ -309,7 +184,18 @@ impl Runner<'_> {
         Ok(self.store.put_step(self.client, place, (&text.0, &text.1), took).await?)
     }
 
+    /// The end of a revision in a transaction of its own.
     async fn finish(&self, work: &Work<'_>) -> Applied<()> {
+        self.reset().await?;
+        for (i, query) in work.verify.iter().enumerate() {
+            let sql = format!("SELECT ({})::boolean", query.text);
+            let rows = self.client.query_typed(&sql, &[]).await;
+            let rows = rows.map_err(|error| ApplyError::VerifyQuery(i, error))?;
+            let holds = rows.first().and_then(|row| row.get::<_, Option<bool>>(0));
+            if holds != Some(true) {
+                return Err(ApplyError::Verify(i));
+            }
+        }
         self.client.batch_execute("BEGIN").await.map_err(around("begin a transaction"))?;
         match self.finish_in(work).await {
             Ok(()) => self
@@ -324,17 +210,8 @@ impl Runner<'_> {
         }
     }
 
-    /// The end of a revision: its verify queries hold, and it is recorded.
-    async fn finish_in(&self, work: &Work<'_>) -> Applied<()> {
-        for (i, query) in work.verify.iter().enumerate() {
-            let rows =
-                self.client.query_typed(&format!("SELECT ({})::boolean", query.text), &[]).await;
-            let rows = rows.map_err(|error| ApplyError::VerifyQuery(i, error))?;
-            let holds = rows.first().and_then(|row| row.get::<_, Option<bool>>(0));
-            if holds != Some(true) {
-                return Err(ApplyError::Verify(i));
-            }
-        }
+    /// The end of a revision: it is recorded, or forgotten.
+    pub(super) async fn finish_in(&self, work: &Work<'_>) -> Applied<()> {
         let (id, who) = (work.revision.id.as_str(), work.revision.applied_by.as_str());
         match work.direction {
             Direction::Up => {
@@ -349,8 +226,13 @@ impl Runner<'_> {
     }
 
     /// What the statements before it set for the session, when they are not run now.
-    async fn repeat_settings(&self, work: &Work<'_>, before: usize) -> Applied<()> {
+    pub(super) async fn repeat_settings(&self, work: &Work<'_>, before: usize) -> Applied<()> {
         self.reset().await?;
+        self.settings_before(work, before).await
+    }
+
+    /// As [`Runner::repeat_settings`], in a session that is as it was at its start.
+    pub(super) async fn settings_before(&self, work: &Work<'_>, before: usize) -> Applied<()> {
         for (i, statement) in work.statements[..before].iter().enumerate() {
             if statement.way == Way::Setting {
                 self.client
@@ -362,7 +244,7 @@ impl Runner<'_> {
         Ok(())
     }
 
-    async fn roll_back(&self) -> Applied<()> {
+    pub(super) async fn roll_back(&self) -> Applied<()> {
         self.client.batch_execute("ROLLBACK").await.map_err(around("roll back"))
     }
 }
@@ -376,12 +258,4 @@ fn check_done(work: &Work<'_>, steps: &BTreeMap<i32, StepRecord>) -> Applied<()>
         }
     }
     Ok(())
-}
-
-/// Lock timeout, deadlock: the only errors that another try mends.
-fn is_about_locks(error: &ApplyError) -> bool {
-    match error {
-        ApplyError::Statement(_, error) => matches!(sqlstate(error), Some("55P03" | "40P01")),
-        _ => false,
-    }
 }

@@ -1,8 +1,8 @@
 //! Who is in the way of a lock: looked for before a statement queues for it, because what queues behind it is the application.
 
 use serde::Serialize;
-use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Error};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Error, Row};
 
 use super::class::Asks;
 
@@ -74,8 +74,13 @@ pub struct Target {
 
 /// The table that a statement asks for, if it exists.
 pub async fn target(client: &Client, asks: &Asks) -> Result<Option<Target>, Error> {
-    let sql = "select c.oid, c.oid::regclass::text, c.relkind in ('r', 'p')
-                 from pg_catalog.pg_class c where c.oid = to_regclass($1)";
+    // An index is locked through its table.
+    let sql = "select t.oid, format('%I.%I', n.nspname, t.relname), t.relkind in ('r', 'p')
+                 from pg_catalog.pg_class c
+                 left join pg_catalog.pg_index i on i.indexrelid = c.oid
+                 join pg_catalog.pg_class t on t.oid = coalesce(i.indrelid, c.oid)
+                 join pg_catalog.pg_namespace n on n.oid = t.relnamespace
+                where c.oid = to_regclass($1)";
     let rows = client.query_typed(sql, &[(&asks.table, Type::TEXT)]).await?;
     Ok(rows.first().map(|row| Target {
         oid: row.get(0),
@@ -83,6 +88,38 @@ pub async fn target(client: &Client, asks: &Asks) -> Result<Option<Target>, Erro
         mode: asks.mode,
         is_table: row.get(2),
     }))
+}
+
+/// The columns of a [`Blocker`], from a lock `l`.
+const COLUMNS: &str = "l.pid, coalesce(a.usename::text, p.owner::text, 'the server'),
+       case when l.pid is null then 'prepared transaction ' || coalesce(p.gid, '?')
+            when a.backend_type <> 'client backend' then a.backend_type
+            else coalesce(nullif(a.application_name, ''), 'client') end,
+       coalesce(a.state, case when l.pid is null then 'prepared' else 'active' end),
+       coalesce(extract(epoch from clock_timestamp() - coalesce(a.xact_start, p.prepared)), 0)::float8,
+       coalesce(l.relation::regclass::text, l.locktype), l.mode,
+       coalesce(left(regexp_replace(a.query, '\\s+', ' ', 'g'), 60), ''),
+       coalesce(a.backend_type = 'autovacuum worker' and a.query not like '%to prevent wraparound%', false)";
+
+/// Where they come from.
+const SOURCES: &str = "pg_catalog.pg_locks l
+       left join pg_catalog.pg_stat_activity a on a.pid = l.pid
+       left join pg_catalog.pg_locks x on l.pid is null and x.pid is null and x.locktype = 'transactionid'
+                                      and x.virtualtransaction = l.virtualtransaction
+       left join pg_catalog.pg_prepared_xacts p on p.transaction = x.transactionid";
+
+fn blocker(row: &Row) -> Blocker {
+    Blocker {
+        pid: row.get(0),
+        user: row.get(1),
+        application: row.get(2),
+        state: row.get(3),
+        age_s: row.get(4),
+        relation: row.get(5),
+        mode: row.get(6),
+        query: row.get(7),
+        gives_way: row.get(8),
+    }
 }
 
 /// Who holds a conflicting lock on these tables; the oldest first. Only those that are not about to end, when `old_only`.
@@ -93,44 +130,30 @@ pub async fn blockers(
 ) -> Result<Vec<Blocker>, Error> {
     let mut found = Vec::new();
     for target in targets {
-        let sql = "select l.pid, coalesce(a.usename::text, p.owner::text, 'the server'),
-                          case when l.pid is null then 'prepared transaction ' || coalesce(p.gid, '?')
-                               when a.backend_type <> 'client backend' then a.backend_type
-                               else coalesce(nullif(a.application_name, ''), 'client') end,
-                          coalesce(a.state, case when l.pid is null then 'prepared' else 'active' end),
-                          coalesce(extract(epoch from clock_timestamp() - coalesce(a.xact_start, p.prepared)), 0)::float8,
-                          l.relation::regclass::text, l.mode,
-                          coalesce(left(regexp_replace(a.query, '\\s+', ' ', 'g'), 60), ''),
-                          coalesce(a.backend_type = 'autovacuum worker' and a.query not like '%to prevent wraparound%', false)
-                     from pg_catalog.pg_locks l
-                     left join pg_catalog.pg_stat_activity a on a.pid = l.pid
-                     left join pg_catalog.pg_locks x
-                            on l.pid is null and x.pid is null and x.locktype = 'transactionid'
-                           and x.virtualtransaction = l.virtualtransaction
-                     left join pg_catalog.pg_prepared_xacts p on p.transaction = x.transactionid
-                    where l.granted and l.locktype = 'relation' and l.relation = $1 and l.mode = any ($2)
-                      and l.pid is distinct from pg_backend_pid()
-                      and l.database = (select oid from pg_catalog.pg_database where datname = current_database())
-                    order by 5 desc";
+        let sql = format!(
+            "select {COLUMNS} from {SOURCES}
+              where l.granted and l.locktype = 'relation' and l.relation = $1 and l.mode = any ($2)
+                and l.pid is distinct from pg_backend_pid()
+                and l.database = (select oid from pg_catalog.pg_database where datname = current_database())"
+        );
         let modes = conflicting(target.mode);
-        let rows = client
-            .query_typed(sql, &[(&target.oid, Type::OID), (&modes, Type::TEXT_ARRAY)])
-            .await?;
-        found.extend(rows.iter().map(|row| Blocker {
-            pid: row.get(0),
-            user: row.get(1),
-            application: row.get(2),
-            state: row.get(3),
-            age_s: row.get(4),
-            relation: row.get(5),
-            mode: row.get(6),
-            query: row.get(7),
-            gives_way: row.get(8),
-        }));
+        let params: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&target.oid, Type::OID), (&modes, Type::TEXT_ARRAY)];
+        found.extend(client.query_typed(&sql, &params).await?.iter().map(blocker));
     }
     found.retain(|blocker| !old_only || blocker.age_s >= OLD);
     found.sort_by(|a, b| b.age_s.total_cmp(&a.age_s));
     Ok(found)
+}
+
+/// Who keeps a backend waiting at this moment, each by one of its locks.
+pub async fn holding_up(client: &Client, pid: i32) -> Result<Vec<Blocker>, Error> {
+    let sql = format!(
+        "select distinct on (l.pid) {COLUMNS} from {SOURCES}
+          where l.granted and l.pid = any (pg_blocking_pids($1))
+          order by l.pid, l.relation in (select w.relation from pg_catalog.pg_locks w where w.pid = $1 and not w.granted) desc nulls last"
+    );
+    Ok(client.query_typed(&sql, &[(&pid, Type::INT4)]).await?.iter().map(blocker).collect())
 }
 
 /// Does what the server would do for a statement that waits a second for an autovacuum, without keeping the application waiting that

@@ -45,7 +45,9 @@ pub enum Outside {
         /// As written.
         partition: String,
     },
-    /// Invalid copies of indexes, which the next try replaces.
+    /// Invalid copies of indexes, beside those that are there.
+    Reindex,
+    /// Nothing that another try would not do again.
     Again,
     /// Nobody can tell whether it was done.
     Unknown,
@@ -109,6 +111,19 @@ impl<'a> Reader<'a> {
         Some(&self.source[first.span.start..end])
     }
 
+    /// A list of names.
+    fn names(&mut self) -> Vec<&'a str> {
+        let mut names = Vec::new();
+        loop {
+            self.eat("only");
+            names.extend(self.name());
+            if self.words.get(self.at).is_none_or(|word| word.text != ",") {
+                return names;
+            }
+            self.at += 1;
+        }
+    }
+
     /// Goes to behind the next such keyword.
     fn seek(&mut self, keyword: &str) -> bool {
         let found = self.words[self.at..].iter().position(|word| word.is(keyword));
@@ -149,7 +164,7 @@ pub fn way(source: &str, words: &[Word]) -> Way {
     if read.is("reindex") {
         let is_apart = has(words, "concurrently")
             || ["schema", "database", "system"].iter().any(|all| has(words, all));
-        return if is_apart { Way::Outside(Outside::Again) } else { Way::Together };
+        return if is_apart { Way::Outside(Outside::Reindex) } else { Way::Together };
     }
     if read.is("vacuum") || (read.is("cluster") && words.len() == 1) || read.eat("alter system") {
         return Way::Outside(Outside::Again);
@@ -210,28 +225,15 @@ fn alter_table(mut read: Reader<'_>, words: &[Word]) -> Way {
     if read.eat("validate constraint") && is_alone { Way::Long } else { Way::Together }
 }
 
-/// The lock that a statement will ask for, where its first words tell: what is looked for before the statement queues behind others.
-pub fn asks(source: &str, words: &[Word]) -> Option<Asks> {
+/// The locks that a statement will ask for, where its words tell: what is looked for before the statement queues behind others.
+pub fn asks(source: &str, words: &[Word]) -> Vec<Asks> {
     let mut read = Reader { source, words, at: 0 };
-    let mut mode = "ACCESS EXCLUSIVE";
+    let strongest = |names: Vec<&str>| -> Vec<Asks> {
+        let asks = |name: &str| Asks { table: name.to_owned(), mode: "ACCESS EXCLUSIVE" };
+        names.into_iter().map(asks).collect()
+    };
     if read.eat("alter table") {
-        read.eat("if exists");
-        read.eat("only");
-        let table = read.name()?.to_owned();
-        let is_alone = !words.iter().any(|word| word.text == ",");
-        if is_alone
-            && (read.eat("validate constraint")
-                || read.eat("attach partition")
-                || read.eat("set ("))
-        {
-            mode = "SHARE UPDATE EXCLUSIVE";
-        } else if read.is("enable")
-            || read.is("disable")
-            || (read.is("add") && has(words, "references") && !has(words, "column"))
-        {
-            mode = "SHARE ROW EXCLUSIVE";
-        }
-        return Some(Asks { table, mode });
+        return asks_of_alter(read, words);
     }
     let is_trigger = ["create trigger", "create or replace trigger", "create constraint trigger"]
         .iter()
@@ -241,38 +243,67 @@ pub fn asks(source: &str, words: &[Word]) -> Option<Asks> {
         || read.eat("drop policy")
         || read.eat("create policy")
     {
-        mode = if is_trigger { "SHARE ROW EXCLUSIVE" } else { mode };
-        read.seek("on").then_some(())?;
-        return Some(Asks { table: read.name()?.to_owned(), mode });
+        let mode = if is_trigger { "SHARE ROW EXCLUSIVE" } else { "ACCESS EXCLUSIVE" };
+        let table = if read.seek("on") { read.name() } else { None };
+        return table.map(|table| Asks { table: table.to_owned(), mode }).into_iter().collect();
     }
     if read.eat("create index") || read.eat("create unique index") {
-        mode = "SHARE";
-        (!read.is("concurrently") && read.seek("on")).then_some(())?;
+        let is_quick = !read.is("concurrently") && read.seek("on");
         read.eat("only");
-        return Some(Asks { table: read.name()?.to_owned(), mode });
+        let table = if is_quick { read.name() } else { None };
+        return table
+            .map(|table| Asks { table: table.to_owned(), mode: "SHARE" })
+            .into_iter()
+            .collect();
     }
-    if read.eat("drop table") || read.eat("truncate") {
-        read.eat("table");
+    if read.eat("create table") {
+        return referenced(read);
+    }
+    let drops = [
+        "drop table",
+        "drop view",
+        "drop materialized view",
+        "drop index",
+        "truncate table",
+        "truncate",
+    ];
+    if drops.iter().any(|start| read.eat(start)) && !read.is("concurrently") {
         read.eat("if exists");
-        read.eat("only");
-        return Some(Asks { table: read.name()?.to_owned(), mode });
+        return strongest(read.names());
     }
-    None
+    if read.eat("alter index") || read.eat("alter view") || read.eat("refresh materialized view") {
+        read.eat("if exists");
+        return strongest(read.name().into_iter().collect());
+    }
+    Vec::new()
 }
 
-/// The names in a statement, as written: some of them are relations.
-pub fn mentions(source: &str, words: &[Word]) -> Vec<String> {
-    let mut read = Reader { source, words, at: 0 };
-    let mut names = Vec::new();
-    while read.at < words.len() {
-        match read.name() {
-            Some(name) => names.push(name.to_owned()),
-            None => read.at += 1,
-        }
+fn asks_of_alter(mut read: Reader<'_>, words: &[Word]) -> Vec<Asks> {
+    read.eat("if exists");
+    read.eat("only");
+    let Some(table) = read.name().map(str::to_owned) else { return Vec::new() };
+    let is_alone = !words.iter().any(|word| word.text == ",");
+    let is_weak = is_alone
+        && (read.eat("validate constraint") || read.eat("attach partition") || read.eat("set ("));
+    let is_key = read.is("add") && has(words, "references") && !has(words, "column");
+    let mode = match () {
+        () if is_weak => "SHARE UPDATE EXCLUSIVE",
+        () if is_key || read.is("enable") || read.is("disable") => "SHARE ROW EXCLUSIVE",
+        () => "ACCESS EXCLUSIVE",
+    };
+    let mut asks = vec![Asks { table, mode }];
+    asks.extend(referenced(read));
+    asks
+}
+
+/// The tables that foreign keys point to: they get triggers, and with them a lock.
+fn referenced(mut read: Reader<'_>) -> Vec<Asks> {
+    let mut asks = Vec::new();
+    while read.seek("references") {
+        let table = read.name().map(str::to_owned);
+        asks.extend(table.map(|table| Asks { table, mode: "SHARE ROW EXCLUSIVE" }));
     }
-    names.sort();
-    names.dedup();
-    names
+    asks
 }
 
 /// The columns of a table that a statement drops; every column (None) when it drops the table itself.
@@ -310,6 +341,10 @@ pub fn unfit(source: &str, words: &[Word]) -> Option<Unfit> {
             help,
             span,
         });
+    }
+    if read.eat("set session authorization") {
+        let help = "SET ROLE does it, and the record of the steps is still written by the role that logged in";
+        return Some(Unfit { what: "the session stays with who logged in", help, span });
     }
     if first.is("copy") && (has(words, "stdin") || has(words, "stdout")) {
         let help = "load data with a backfill, or with psql; COPY from a file of the server works";

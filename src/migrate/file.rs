@@ -106,6 +106,8 @@ pub enum Grouping {
     None,
     /// All in one; a statement that cannot is a mistake.
     File,
+    /// Each outside of any: for procedures that commit by themselves, and whatever else refuses a transaction.
+    Outside,
 }
 
 /// A finding that the author has answered.

@@ -15,4 +15,5 @@ pub mod trace;
 pub mod lint;
 pub mod pattern;
 pub mod apply;
+mod transaction;
 mod outside;

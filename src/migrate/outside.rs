@@ -3,7 +3,7 @@
 //! No lock timeout: it would leave an invalid index where patience would have built one. The lock that they wait for lets the application
 //! read and write; who is waited for is told once a second.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::types::Type;
 
@@ -35,14 +35,21 @@ impl Runner<'_> {
         was_running: bool,
     ) -> Applied<()> {
         let statement = &work.statements[i];
-        if was_running && self.is_done_already(i, statement, outside).await? {
-            self.mark(work, i, Some(std::time::Duration::ZERO)).await?;
-            (self.tell)(Event::Found(statement));
-            return Ok(());
+        self.repeat_settings(work, i).await?;
+        if was_running {
+            self.wait_for_orphan(statement, outside).await?;
+            if self.is_done_already(i, statement, outside).await? {
+                self.reset().await?;
+                self.mark(work, i, Some(Duration::ZERO)).await?;
+                (self.tell)(Event::Found(statement));
+                return Ok(());
+            }
         }
+        self.reset().await?;
         self.begin_record(work).await?;
         self.mark(work, i, None).await?;
         let begun = Instant::now();
+        self.settings_before(work, i).await?;
         self.client
             .batch_execute("SET lock_timeout = 0; SET statement_timeout = 0")
             .await
@@ -51,8 +58,15 @@ impl Runner<'_> {
             Outside::CreateIndex { name, table } => {
                 self.create_index(i, statement, (name, table)).await
             }
+            Outside::Reindex if was_running => {
+                self.drop_copies(i).await?;
+                self.unmended(i, statement).await
+            }
             _ => self.unmended(i, statement).await,
         };
+        if !self.client.is_closed() {
+            self.reset().await?;
+        }
         match ran {
             Ok(()) => {
                 self.mark(work, i, Some(begun.elapsed())).await?;
@@ -69,9 +83,29 @@ impl Runner<'_> {
         }
     }
 
+    /// The backend of a runner that died goes on with what it was doing: it is waited for, and what it leaves is looked at then.
+    async fn wait_for_orphan(&self, statement: &Statement, outside: &Outside) -> Applied<()> {
+        let Outside::CreateIndex { table, .. } = outside else { return Ok(()) };
+        let sql = "select pid from pg_catalog.pg_stat_progress_create_index
+                    where relid = to_regclass($1) and pid <> pg_backend_pid() and datname = current_database()";
+        loop {
+            let rows = self.client.query_typed(sql, &[(table, Type::TEXT)]).await;
+            let rows = rows.map_err(around("look for an index under construction"))?;
+            let Some(pid) = rows.first().map(|row| row.get::<_, i32>(0)) else { return Ok(()) };
+            if (self.is_stopped)() {
+                return Err(ApplyError::Stopped(0));
+            }
+            let words = format!("process {pid} still builds an index on {table}; waiting for it");
+            (self.tell)(Event::Progress(statement, words));
+            tokio::time::sleep(super::watch::EVERY).await;
+        }
+    }
+
     async fn unmended(&self, i: usize, statement: &Statement) -> Applied<()> {
         let kind = Kind::Outside(Outside::Again);
-        self.watched(statement, &kind).await.map_err(|error| ApplyError::Statement(i, error))
+        self.watched(statement, &kind, &mut Vec::new())
+            .await
+            .map_err(|error| ApplyError::Statement(i, error))
     }
 
     async fn forget(&self, work: &Work<'_>, i: usize) -> Applied<()> {
@@ -129,6 +163,31 @@ impl Runner<'_> {
         Ok(())
     }
 
+    /// Removes the invalid copies that an interrupted REINDEX CONCURRENTLY left, and that every write still goes to; none of a table
+    /// where somebody builds one at this moment.
+    async fn drop_copies(&self, i: usize) -> Applied<()> {
+        let sql = "select format('%I.%I', n.nspname, c.relname)
+                     from pg_catalog.pg_index x
+                     join pg_catalog.pg_class c on c.oid = x.indexrelid
+                     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                    where not x.indisvalid and c.relname ~ '_cc(new|old)[0-9]*$' and n.nspname !~ '^pg_'
+                      and not exists (select from pg_catalog.pg_stat_progress_create_index p where p.relid = x.indrelid)";
+        let rows = self
+            .client
+            .query_typed(sql, &[])
+            .await
+            .map_err(around("look for copies of indexes"))?;
+        for name in rows.iter().map(|row| row.get::<_, String>(0)) {
+            (self.tell)(Event::Healed(&name));
+            let drop = format!("DROP INDEX CONCURRENTLY {name}");
+            self.client
+                .batch_execute(&drop)
+                .await
+                .map_err(|error| ApplyError::Statement(i, error))?;
+        }
+        Ok(())
+    }
+
     /// An index by its name; a name without a schema is in that of its table.
     async fn index(&self, name: &str, table: &str) -> Applied<Index> {
         let sql = "select i.indisvalid and i.indisready, format('%I.%I', n.nspname, c.relname)
@@ -171,7 +230,7 @@ impl Runner<'_> {
             Outside::Detach { table, partition } => {
                 self.finish_detach(i, statement, (table, partition)).await
             }
-            Outside::Again => Ok(false),
+            Outside::Again | Outside::Reindex => Ok(false),
             Outside::Unknown => Err(ApplyError::Unknown(i)),
         }
     }

@@ -77,6 +77,19 @@ pub fn words(text: &str) -> Vec<Word> {
     pieces.into_iter().flat_map(|piece| piece.words).collect()
 }
 
+/// Where comments to the end of a line stand; those inside of strings are none.
+pub fn line_comments(text: &str) -> Vec<Range<usize>> {
+    let (mut found, mut offset) = (Vec::new(), 0);
+    for token in tokenize(text) {
+        let span = offset..offset + token.len as usize;
+        offset = span.end;
+        if token.kind == TokenKind::LineComment {
+            found.push(span);
+        }
+    }
+    found
+}
+
 /// The text as the server reads it: without comments, with one space between two words. Two texts that differ in nothing else are equal.
 pub fn normalised(text: &str) -> String {
     match split(text) {

@@ -32,6 +32,8 @@ pub fn units(statements: &[Statement], grouping: Grouping) -> Vec<Unit> {
     for (i, statement) in statements.iter().enumerate() {
         let apart = match &statement.way {
             Way::Outside(outside) => Some(Kind::Outside(outside.clone())),
+            // Of a statement that is not known nobody can say whether it was done, when it is interrupted.
+            _ if grouping == Grouping::Outside => Some(Kind::Outside(Outside::Unknown)),
             Way::Long if grouping != Grouping::File => Some(Kind::Long),
             _ => None,
         };
@@ -48,7 +50,7 @@ pub fn units(statements: &[Statement], grouping: Grouping) -> Vec<Unit> {
         }
         is_open &= match grouping {
             Grouping::Auto => statement.way != Way::TogetherLast,
-            Grouping::None => false,
+            Grouping::None | Grouping::Outside => false,
             Grouping::File => true,
         };
     }
@@ -71,6 +73,7 @@ mod tests {
         let expected = [(0..2, true), (2..3, false), (3..4, false), (4..5, true)];
         assert_eq!(ranges(text, Grouping::Auto), expected);
         assert_eq!(ranges("select 1; select 2", Grouping::None), [(0..1, true), (1..2, true)]);
+        assert_eq!(ranges("call p(); call q()", Grouping::Outside), [(0..1, false), (1..2, false)]);
         assert_eq!(
             ranges("select 1; alter table t validate constraint c", Grouping::File),
             [(0..2, true)]

@@ -18,7 +18,7 @@ pub use chunk::{Chunk, Claim, Cover, Cut, Quarantined, Sums};
 pub use images::{Conflict, Field, FieldType, Images, Side};
 pub use records::{Actor, LogLine, NewRun, NewUndo, PinnedSpec};
 use records::{json, key_to_json, one, read_run};
-pub use revision::{Direction, GateRecord, Recorded, RevisionState, StepRecord};
+pub use revision::{Direction, GateRecord, Recorded, RevisionState, StepRecord, ToTakeBack};
 pub use run::{
     ALL_STATES, Ends, IllegalTransition, LastWorked, Run, RunEvent, RunState, Times, Tuned, Undo,
 };
@@ -110,12 +110,14 @@ statements!(
     list_quarantined,
     list_reversible,
     list_revision_log,
+    list_to_take_back,
     list_unfinished,
     load_gates,
     load_revisions,
     load_run,
     load_steps,
     lock_cut,
+    lock_revision,
     log_revision,
     mark_pruned,
     progress,

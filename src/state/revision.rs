@@ -95,6 +95,19 @@ pub struct StepRecord {
     pub is_done: bool,
 }
 
+/// A run whose rows are to be given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ToTakeBack {
+    /// Its number.
+    pub run_id: i64,
+    /// Whether there is something to take it back with.
+    pub is_possible: bool,
+    /// Whether it is over.
+    pub is_over: bool,
+    /// Whether its before-images were dropped.
+    pub is_pruned: bool,
+}
+
 /// What a revision demanded of a backfill, and how it went on.
 #[derive(Clone, Debug, Serialize)]
 pub struct GateRecord {
@@ -171,11 +184,38 @@ impl Store {
             .map(drop)
     }
 
+    /// Locks the record of a revision until the end of the transaction, so that one runner at a time is at it.
+    pub async fn lock_revision(&self, client: &Client, id: &str) -> Result<()> {
+        self.rows(client, "lock the revision", &self.sql.lock_revision, &[(&id, Type::TEXT)])
+            .await
+            .map(drop)
+    }
+
     /// Forgets a revision and its steps; the log keeps that it was there.
     pub async fn drop_revision(&self, client: &Client, id: &str) -> Result<()> {
         self.rows(client, "remove the revision", &self.sql.drop_revision, &[(&id, Type::TEXT)])
             .await
             .map(drop)
+    }
+
+    /// Forgets a revision and says so in the log, in one transaction.
+    pub async fn forget_revision(
+        &self,
+        client: &Client,
+        revision: &Recorded,
+        who: &str,
+        event: &str,
+    ) -> Result<()> {
+        let failed = |error| StoreError::Statement("remove the revision", error);
+        client.batch_execute("BEGIN").await.map_err(failed)?;
+        let done = async {
+            self.drop_revision(client, &revision.id).await?;
+            self.log_revision(client, who, &revision.id, event, &revision.title).await
+        };
+        let done = done.await;
+        let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        let ended = client.batch_execute(end).await.map_err(failed);
+        done.and(ended)
     }
 
     /// The steps of a revision that were begun, by number.
@@ -268,6 +308,26 @@ impl Store {
             evidence: row.get(3),
             who: row.get(4),
             at: row.get(5),
+        };
+        Ok(rows.iter().map(read).collect())
+    }
+
+    /// The runs whose rows the way back of a revision has to give back, newest first.
+    pub async fn to_take_back(
+        &self,
+        client: &Client,
+        name: &str,
+        id: &str,
+    ) -> Result<Vec<ToTakeBack>> {
+        let params: [Param<'_>; 2] = [(&name, Type::TEXT), (&id, Type::TEXT)];
+        let rows = self
+            .rows(client, "list runs to take back", &self.sql.list_to_take_back, &params)
+            .await?;
+        let read = |row: &Row| ToTakeBack {
+            run_id: row.get(0),
+            is_possible: row.get(1),
+            is_over: row.get(2),
+            is_pruned: row.get(4),
         };
         Ok(rows.iter().map(read).collect())
     }

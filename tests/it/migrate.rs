@@ -127,6 +127,18 @@ fn killed_at_every_step_and_taken_up_again() {
     let down = gate.killed_everywhere(&["migrate", "downgrade", "base"]);
     assert_eq!(schema(&db), base);
     assert!(up > 30 && down > 20, "killed {up} times on the way up, {down} on the way down");
+
+    // And up to the end, past the steps that cannot be taken back.
+    straight.backfill(&["migrate", "upgrade", "3f1a"]).exits(0);
+    gate.killed_everywhere(&["migrate", "upgrade", "3f1a"]);
+    load(&straight, 300);
+    load(&db, 300);
+    straight.backfill(&["migrate", "upgrade"]).exits(0);
+    gate.forget();
+    let end = gate.killed_everywhere(&["migrate", "upgrade"]);
+    assert_eq!(schema(&db), schema(&straight));
+    assert_eq!(checksum(&db), checksum(&straight));
+    assert!(end > up, "killed {end} times");
 }
 
 /// Stops the runner wherever it writes something about a schema step for the first time.
@@ -162,6 +174,11 @@ impl<'a> Turnstile<'a> {
         let keeper = db.connect();
         keeper.run(&format!("select pg_advisory_lock({POST})"));
         Turnstile { db, keeper }
+    }
+
+    /// Lets every post stop the runner again.
+    fn forget(&self) {
+        self.keeper.run("delete from backfill.passed");
     }
 
     /// Runs a command to its end, killing it at every post; how often that was.
@@ -307,13 +324,14 @@ fn what_is_wrong_with_a_file_is_told_where_it_is() {
     db.backfill(&["migrate", "upgrade"])
         .exits(1)
         .says("does not yield true")
-        .says("nothing of cccc is applied");
-    assert_eq!(
-        db.sql.number(
-            "select count(*) from pg_attribute where attrelid = 't'::regclass and attname = 'e'"
-        ),
-        0
-    );
+        .says("statements 1 to 1 of 1 of cccc are applied and stay so");
+    // It is looked at apart from the statements, so that none of their locks is held while it reads; the next time only it is left.
+    db.backfill(&["migrate", "current"]).exits(0).prints("cccc step (interrupted");
+    db.backfill(&["migrate", "downgrade"]).exits(3).says("cccc step is half applied");
+    db.sql.run("create table kept as table t; delete from t");
+    db.backfill(&["migrate", "upgrade"]).exits(0).says("applied cccc");
+    db.backfill(&["migrate", "downgrade"]).exits(0);
+    db.sql.run("insert into t (id, a, b) select id, a, b from kept; drop table kept");
     std::fs::remove_file(db.directory.join("migrations/20260103_cccc_step.sql")).unwrap();
 
     for (text, words) in [
@@ -602,4 +620,133 @@ fn a_way_back_goes_through_the_data_unless_all_of_it_goes() {
         .says("before-images of run")
         .says("were dropped");
     assert_eq!(db.sql.number("select count(*) from backfill.revision"), 4);
+}
+
+#[test]
+fn the_way_back_gives_back_what_all_runs_wrote() {
+    let db = Db::found();
+    revision(
+        &db,
+        1,
+        "aaaa",
+        "-- revises: base\n-- up\ncreate table t (id int primary key, b int);\n-- down\ndrop table t;\n",
+    );
+    revision(&db, 2, "bbbb", "-- revises: aaaa\n-- backfill: fill\n");
+    db.spec(
+        "fill",
+        "table = \"t\"\n[[rule]]\nfill = { b = \"1\" }\n[limits]\nchunk_rows_max = 10\n",
+    );
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    db.sql.run("insert into t select generate_series(1, 300)");
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    db.sql.run("insert into t select generate_series(301, 350)");
+    db.backfill(&["run", "fill", "--again"]).exits(0);
+    // A third one that found nothing.
+    db.backfill(&["run", "fill", "--again"]).exits(0);
+    db.backfill(&["migrate", "downgrade"]).exits(0);
+    assert_eq!(db.sql.number("select count(b) from t"), 0);
+    // A run of before is no run of now, whatever was said to have happened to the revision.
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    db.sql.run("update t set b = null");
+    db.backfill(&["migrate", "resolve", "bbbb", "--reverted", "--reason", "restored a copy"])
+        .exits(0);
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    assert_eq!(db.sql.number("select count(b) from t"), 350);
+    // Nobody takes a backfill away from under its runner, nor the revisions behind it before that is known.
+    revision(
+        &db,
+        3,
+        "cccc",
+        "-- revises: bbbb\n-- up\nalter table t add c int;\n-- down\nalter table t drop c;\n",
+    );
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    db.sql.run("update t set b = null");
+    let run = db.start(&["run", "fill", "--again", "--rate", "50 rows/s"]);
+    db.sql.wait_for(
+        "it is at work",
+        "select exists (select from backfill.run where state = 'running')",
+    );
+    wait_for("it is at work", || db.chunks_done() >= 1);
+    db.backfill(&["migrate", "downgrade", "base"]).exits(3).says("backfill cancel fill");
+    assert_eq!(db.sql.number("select count(*) from backfill.revision"), 3);
+    run.kill();
+}
+
+#[test]
+fn a_contract_that_was_interrupted_goes_on_though_its_demand_cannot_be_asked_again() {
+    let db = Db::found();
+    revision(
+        &db,
+        1,
+        "aaaa",
+        "-- revises: base\n-- up\ncreate table t (id int primary key, a int, b int, u int);\n-- down\ndrop table t;\n",
+    );
+    let contract = "-- revises: aaaa\n-- requires: fill\n-- irreversible: a is gone\n-- up\nalter table t drop column a;\ncreate unique index concurrently t_u on t (u);\n";
+    revision(&db, 2, "bbbb", contract);
+    db.spec("fill", "table = \"t\"\n[[rule]]\nfill = { b = \"a\" }\n");
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    db.sql.run("insert into t values (1, 1, 1, 7), (2, 2, 2, 7)");
+    db.backfill(&["migrate", "upgrade"])
+        .exits(1)
+        .says("statements 1 to 1 of 2 of bbbb are applied");
+    db.sql.run("update t set u = id");
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+}
+
+#[test]
+fn what_a_file_sets_for_itself_does_not_reach_the_runner() {
+    let db = Db::found();
+    db.sql.run(&format!(
+        "create role owner_{0}; grant create on schema public to owner_{0}",
+        db.name
+    ));
+    let role = format!("owner_{}", db.name);
+    revision(
+        &db,
+        1,
+        "aaaa",
+        &format!(
+            "-- revises: base\n-- up\nset role {role};\nset search_path = pg_temp;\nset lock_timeout = 0;\ncreate table public.t (id int);\n
+             create index concurrently t_id on public.t (id);\ninsert into public.t values (1);\n-- down\nset role {role};\ndrop table public.t;\n"
+        ),
+    );
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    assert_eq!(db.sql.text("select tableowner from pg_tables where tablename = 't'"), role);
+    // Its lock timeout of none is not taken over: a step gives up its place in the queue in time.
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\nset lock_timeout = 0;\ndo $$ begin alter table public.t add a int; end $$;\n-- down\n",
+    );
+    let reader = db.connect();
+    reader.run("set application_name = 'report'; begin; select * from t");
+    db.backfill(&["migrate", "upgrade", "--lock-budget", "2s"]).exits(75).says("report");
+    reader.run("commit");
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    db.backfill(&["migrate", "downgrade", "base"]).exits(0);
+    // A procedure that commits by itself.
+    let text = "-- revises: bbbb\n-- transaction: outside\n-- up\ncreate table u (id int);\ncreate procedure p() language plpgsql as $$ begin insert into u values (1); commit; insert into u values (2); end $$;\ncall p();\n-- down\ndrop procedure p;\ndrop table u;\n";
+    revision(&db, 3, "cccc", text);
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from u"), 2);
+    // Interrupted in there, only a person can tell.
+    db.sql.run("update backfill.revision set state = 'applying' where id = 'cccc'; update backfill.revision_step set state = 'running', took_ms = null where revision = 'cccc' and n = 2");
+    db.backfill(&["migrate", "upgrade"])
+        .exits(3)
+        .says("nobody can tell")
+        .says("--step 3 --done|--undone");
+    db.backfill(&[
+        "migrate",
+        "resolve",
+        "cccc",
+        "--step",
+        "3",
+        "--done",
+        "--reason",
+        "two rows are there",
+    ])
+    .exits(0);
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from u"), 2);
 }

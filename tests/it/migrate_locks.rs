@@ -131,7 +131,7 @@ fn a_long_statement_is_cancelled_by_the_second_signal() {
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(!run.is_over(), "the first signal lets the statement come to its end");
     run.signal(Signal::SIGINT);
-    run.wait().exits(4).says("go on with the same command");
+    run.wait().exits(4).says("go on with: backfill migrate upgrade bbbb");
     writer.run("commit");
     db.backfill(&["migrate", "upgrade"]).exits(0);
     assert!(is_valid(&db));
@@ -156,4 +156,44 @@ fn a_prepared_transaction_is_named() {
         .says("prepared transaction forgotten");
     db.sql.run("rollback prepared 'forgotten'");
     db.backfill(&["migrate", "upgrade"]).exits(0);
+}
+
+#[test]
+fn an_index_that_a_dead_runners_session_still_builds_is_waited_for() {
+    let db = Db::found();
+    let (writer, run) = waiting_build(&db, "");
+    run.kill();
+    let second = db.start(&["migrate", "upgrade"]);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    writer.run("commit");
+    second.wait().exits(0).says("still builds an index").says("was done already");
+    assert!(is_valid(&db));
+}
+
+#[test]
+fn copies_that_an_interrupted_reindex_left_are_removed() {
+    let db = Db::found();
+    revision(
+        &db,
+        1,
+        "aaaa",
+        "-- revises: base\n-- up\ncreate table t (id int primary key, a int);\ncreate index t_a on t (a);\n-- down\ndrop table t;\n",
+    );
+    revision(&db, 2, "bbbb", "-- revises: aaaa\n-- up\nreindex index concurrently t_a;\n-- down\n");
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    let writer = db.connect();
+    writer.run("begin; insert into t values (1, 1)");
+    let mut run = db.start(&["migrate", "upgrade"]);
+    db.sql.wait_for(
+        "there is a copy",
+        "select exists (select from pg_class where relname = 't_a_ccnew')",
+    );
+    run.signal(Signal::SIGINT);
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    run.signal(Signal::SIGINT);
+    wait_for("it ends", || run.is_over());
+    writer.run("commit");
+    assert_eq!(db.sql.number("select count(*) from pg_class where relname = 't_a_ccnew'"), 1);
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from pg_class where relname like 't\\_a\\_cc%'"), 0);
 }

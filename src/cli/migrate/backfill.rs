@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::context::{Context, who};
-use super::super::failure::{Exit, Failure};
+use super::super::failure::{Exit, Failure, statement};
 use super::super::{control, reverse, run, say};
 use super::session::Session;
 use super::upgrade::record_of;
@@ -13,8 +13,8 @@ use crate::migrate::class;
 use crate::migrate::file::{Revision, Statement};
 use crate::migrate::split::words;
 use crate::plan::{Accepted, Plan};
+use crate::proof;
 use crate::state::{Recorded, RevisionState, Run, RunState, StoreError};
-use crate::undo::UndoMode;
 
 /// Below this many rows a backfill takes no longer than a schema step, and is done at once.
 const SMALL: i64 = 10_000;
@@ -31,7 +31,7 @@ pub(super) async fn start(
     let spec = ctx.spec(name)?;
     let plan = Plan::make(client, &spec, ctx.store.schema(), Accepted::default()).await?;
     let newest = ctx.newest_run(client, name).await?;
-    let mode = mode(ctx, session, &revision.id, newest.as_ref()).await?;
+    let mode = mode(ctx, session, &revision.id, (newest.as_ref(), &plan)).await?;
     let mut exit = Exit::Done;
     if plan.ceiling.is_none() {
         say(&format!("  {name}: {} has no rows, nothing to do", plan.table.name.plain()));
@@ -57,28 +57,37 @@ pub(super) async fn start(
 }
 
 /// Whether the backfill of a revision goes on with the newest run or begins a new one: when that was given up, when it took back what
-/// there was, or when it belongs to an earlier time at which the revision was applied.
+/// there was, when it belongs to an earlier time at which the revision was applied, or when the data shows that rows are left.
 async fn mode(
     ctx: &Context,
     session: &Session,
     id: &str,
-    newest: Option<&Run>,
+    (newest, plan): (Option<&Run>, &Plan),
 ) -> Result<run::Mode, Failure> {
     let Some(run) = newest else { return Ok(run::Mode::Start) };
-    if (run.is_reverse() && run.state.is_final()) || run.state == RunState::Cancelled {
+    if is_over_with(run) {
         return Ok(run::Mode::Start);
     }
-    let is_old = run.state == RunState::Succeeded
-        && ctx.store.was_taken_back(&session.watch, id, run.run_id).await?;
+    if run.state != RunState::Succeeded {
+        return Ok(run::Mode::StartOrContinue);
+    }
+    let mut is_old = ctx.store.was_taken_back(&session.watch, id, run.run_id).await?;
+    if let Some(remaining) = &plan.remaining {
+        let left = proof::is_left(&session.watch, plan, remaining).await;
+        is_old |= left.map_err(statement("look for rows left to do"))?;
+    }
     Ok(if is_old { run::Mode::StartAgain } else { run::Mode::StartOrContinue })
+}
+
+/// Whether the next run is a new one: the newest was given up, or took back what there was.
+fn is_over_with(run: &Run) -> bool {
+    (run.is_reverse() && run.state.is_final()) || run.state == RunState::Cancelled
 }
 
 /// Runs a backfill that a revision demands to its end.
 pub(super) async fn go_on(ctx: &Context, session: &Session, name: &str) -> Result<Exit, Failure> {
     let newest = ctx.newest_run(&session.watch, name).await?;
-    let is_new = newest.is_none_or(|run| {
-        (run.is_reverse() && run.state.is_final()) || run.state == RunState::Cancelled
-    });
+    let is_new = newest.as_ref().is_none_or(is_over_with);
     let mode = if is_new { run::Mode::Start } else { run::Mode::StartOrContinue };
     run::run(ctx, name, mode, start_flags()).await
 }
@@ -87,47 +96,63 @@ pub(super) async fn go_on(ctx: &Context, session: &Session, name: &str) -> Resul
 pub(super) async fn check_reversible(
     ctx: &Context,
     session: &Session,
+    record: &Recorded,
     name: &str,
 ) -> Result<(), Failure> {
-    let Some(run) = ctx.newest_run(&session.watch, name).await? else { return Ok(()) };
-    if run.is_reverse() {
-        return Ok(());
-    }
-    let no_way = match (&run.undo.pruned_at, run.undo.mode) {
-        (Some(at), _) => format!("the before-images of run {} were dropped {at}", run.run_id),
-        (_, UndoMode::None) => format!("run {} kept nothing to take it back with", run.run_id),
-        _ => return Ok(()),
+    check_idle(ctx, session, name).await?;
+    let runs = ctx.store.to_take_back(&session.watch, name, &record.id).await?;
+    let Some(lost) = runs.iter().find(|run| !run.is_possible) else { return Ok(()) };
+    let no_way = match lost.is_pruned {
+        true => format!("the before-images of run {} were dropped", lost.run_id),
+        false => format!("run {} kept nothing to take it back with", lost.run_id),
     };
     Err(Failure::refused(format!("backfill {name} cannot be taken back: {no_way}"))
         .hint("downgrade only to the revision behind it: backfill migrate history"))
 }
 
-/// Takes the backfill of a revision back: stops its run, then reverses what that did.
+/// Refuses while somebody is working on it.
+pub(super) async fn check_idle(
+    ctx: &Context,
+    session: &Session,
+    name: &str,
+) -> Result<(), Failure> {
+    let newest = ctx.newest_run(&session.watch, name).await?;
+    let Some(run) = newest.filter(|run| !run.state.is_final()) else { return Ok(()) };
+    let holder = lock::holder(&session.watch, ctx.store.run_lock(run.run_id)).await;
+    let is_live =
+        holder.map_err(|error| StoreError::Statement("look for the run's lock", error))?.is_some();
+    if !is_live {
+        return Ok(());
+    }
+    Err(Failure::refused(format!("run {} of {name} is at work", run.run_id))
+        .hint(format!("end it first: backfill cancel {name}")))
+}
+
+/// Takes the backfill of a revision back: stops its run, then reverses what it and the runs before it did, the newest first.
 pub(super) async fn take_back(
     ctx: &Context,
     session: &Session,
     record: &Recorded,
     name: &str,
 ) -> Result<Exit, Failure> {
-    let exit = match ctx.newest_run(&session.watch, name).await? {
-        None => Exit::Done,
-        Some(run) if run.is_reverse() && run.state == RunState::Succeeded => Exit::Done,
-        Some(run) if run.is_reverse() && !run.state.is_final() => {
-            run::resume(ctx, Some(name), start_flags()).await?
+    let mut exit = Exit::Done;
+    let newest = ctx.newest_run(&session.watch, name).await?;
+    if let Some(run) = newest.filter(|run| !run.state.is_final()) {
+        if run.is_reverse() {
+            exit = run::resume(ctx, Some(name), start_flags()).await?;
+        } else {
+            end(ctx, session, run).await?;
         }
-        Some(run) => {
-            let run = end(ctx, session, run).await?;
-            let sums = ctx.store.sums(&session.watch, run.run_id).await?;
-            match sums.rows_done {
-                0 if !run.is_reverse() => Exit::Done,
-                _ => reverse::reverse(ctx, name, None, start_flags()).await?,
-            }
-        }
-    };
-    if matches!(exit, Exit::Stopped | Exit::Failed) {
-        return Ok(exit);
     }
-    forget(ctx, session, record, "taken back").await?;
+    while !matches!(exit, Exit::Stopped | Exit::Failed) {
+        let left = ctx.store.to_take_back(&session.watch, name, &record.id).await?;
+        let Some(run) = left.first() else {
+            forget(ctx, session, record, "taken back").await?;
+            return Ok(exit);
+        };
+        let reversed = reverse::reverse(ctx, name, Some(run.run_id), start_flags()).await?;
+        exit = if reversed == Exit::Done { exit } else { reversed };
+    }
     Ok(exit)
 }
 
@@ -138,25 +163,16 @@ pub(super) async fn forget(
     record: &Recorded,
     event: &str,
 ) -> Result<(), Failure> {
-    ctx.store.drop_revision(&session.watch, &record.id).await?;
-    ctx.store.log_revision(&session.watch, &who(), &record.id, event, &record.title).await?;
-    Ok(())
+    Ok(ctx.store.forget_revision(&session.watch, record, &who(), event).await?)
 }
 
 /// Ends a run that is not over; one that somebody is working on is left alone.
-pub(super) async fn end(ctx: &Context, session: &Session, run: Run) -> Result<Run, Failure> {
-    if run.state.is_final() {
-        return Ok(run);
+pub(super) async fn end(ctx: &Context, session: &Session, run: Run) -> Result<(), Failure> {
+    if !run.state.is_final() {
+        check_idle(ctx, session, &run.name).await?;
+        control::cancel(ctx, &run.name).await?;
     }
-    let holder = lock::holder(&session.watch, ctx.store.run_lock(run.run_id)).await;
-    let is_live =
-        holder.map_err(|error| StoreError::Statement("look for the run's lock", error))?.is_some();
-    if is_live {
-        return Err(Failure::refused(format!("run {} of {} is at work", run.run_id, run.name))
-            .hint(format!("end it first: backfill cancel {}", run.name)));
-    }
-    control::cancel(ctx, &run.name).await?;
-    Ok(ctx.store.run(&session.watch, run.run_id).await?)
+    Ok(())
 }
 
 /// Whether statements that follow drop every column that a backfill wrote, so that taking it back would be for nothing.

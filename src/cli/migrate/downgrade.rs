@@ -12,7 +12,7 @@ use super::upgrade::run_work;
 use super::{ChangeFlags, backfill};
 use crate::migrate::apply::Work;
 use crate::migrate::file::{Grouping, Statement, statements};
-use crate::state::{Direction, Recorded};
+use crate::state::{Direction, Recorded, RevisionState};
 
 /// `backfill migrate downgrade TARGET`.
 pub(super) async fn downgrade(
@@ -126,6 +126,16 @@ async fn take_all_back(
         doomed.iter().map(|record| way_back(standing, record)).collect::<Result<Vec<_>, _>>()?;
     let mut elided = Vec::new();
     for (i, record) in doomed.iter().enumerate() {
+        if record.state == RevisionState::Applying {
+            let message = format!(
+                "{} {} is half applied, and its way back is for the whole of it",
+                record.id, record.title
+            );
+            return Err(Failure::refused(message).hint(format!(
+                "finish it: backfill migrate upgrade {0}; or take what is there back by hand, then: backfill migrate resolve {0} --reverted --reason \"…\"",
+                record.id
+            )));
+        }
         if let Some(why) = &record.irreversible {
             return Err(Failure::refused(format!(
                 "{} {} cannot be taken back: {why}",
@@ -139,15 +149,21 @@ async fn take_all_back(
                 ways[i + 1..].iter().flat_map(|way| way.statements.clone()).collect();
             is_elided = backfill::is_dropped_anyway(ctx, session, name, &later).await?;
             if !is_elided {
-                backfill::check_reversible(ctx, session, name).await?;
+                backfill::check_reversible(ctx, session, record, name).await?;
+            } else {
+                backfill::check_idle(ctx, session, name).await?;
             }
         }
         elided.push(is_elided);
     }
     let mut exit = Exit::Done;
+    // The revision that shall be the newest: a count would go further the second time.
+    let kept =
+        standing.recorded.iter().rfind(|kept| !doomed.iter().any(|record| record.id == kept.id));
+    let again = format!("backfill migrate downgrade {}", kept.map_or("base", |kept| &kept.id));
     for ((record, way), is_elided) in doomed.iter().zip(&ways).zip(elided) {
         if session.is_stopped() {
-            return Err(trouble::stopped(&record.id));
+            return Err(trouble::stopped(&record.id, &again));
         }
         match &record.backfill {
             Some(name) if is_elided => {
@@ -172,8 +188,13 @@ async fn take_all_back(
                     grouping: way.grouping,
                     verify: &[],
                 };
-                let place =
-                    Place { id: &record.id, path: &way.path, source: &way.source, work: &work };
+                let place = Place {
+                    id: &record.id,
+                    path: &way.path,
+                    source: &way.source,
+                    work: &work,
+                    again: &again,
+                };
                 let ran = run_work(ctx, session, &work, change.statement_timeout).await;
                 ran.map_err(|error| trouble::failure(&place, &error, session))?;
             }

@@ -89,7 +89,13 @@ async fn unfinished(
         let done = count(sums.rows_done.unsigned_abs());
         let evidence =
             format!("run {id} of {name} is {}, {done} rows are done", run.state.as_str());
-        return Ok(Some(lacks(evidence, format!("backfill resume {name}"))));
+        let next = match run.is_reverse() {
+            true => format!(
+                "backfill resume {name} (it takes the backfill back), then: backfill run {name}"
+            ),
+            false => format!("backfill resume {name}"),
+        };
+        return Ok(Some(lacks(evidence, next)));
     }
     if level == Level::Finished && run.state != RunState::Succeeded {
         return Ok(Some(lacks(

@@ -26,10 +26,7 @@ pub(super) async fn stamp(
     for record in &standing.recorded {
         let stays = goal.iter().any(|revision| revision.id == record.id);
         if !stays {
-            ctx.store.drop_revision(client, &record.id).await?;
-            ctx.store
-                .log_revision(client, &who(), &record.id, "stamped away", &record.title)
-                .await?;
+            ctx.store.forget_revision(client, record, &who(), "stamped away").await?;
             say(&format!("{} {} counts as not applied", record.id, record.title));
         }
     }
@@ -41,6 +38,7 @@ pub(super) async fn stamp(
             continue;
         }
         ctx.store.put_revision(client, &stamped(revision)).await?;
+        ctx.store.drop_steps(client, &revision.id, Direction::Down).await?;
         ctx.store.log_revision(client, &who(), &revision.id, "stamped", &revision.title).await?;
         say(&format!("{} {} counts as applied", revision.id, revision.title));
     }
@@ -74,6 +72,8 @@ pub(super) async fn resolve(
         Resolution::Applied => {
             let revision = standing.find(id)?;
             ctx.store.put_revision(client, &stamped(revision)).await?;
+            // What was taken back of it counts for nothing now.
+            ctx.store.drop_steps(client, &revision.id, Direction::Down).await?;
             (revision.id.clone(), "counts as applied".to_owned())
         }
         Resolution::Restamp => {

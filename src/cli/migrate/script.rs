@@ -41,6 +41,12 @@ pub(super) async fn upgrade(
         let end =
             format!("{};", ctx.store.record_sql(&record_of(revision, RevisionState::Applied)));
         script(&revision.up, revision.grouping, &end, change);
+        for query in &revision.verify {
+            print(&format!(
+                "DO $verify$ BEGIN IF ({}) IS NOT TRUE THEN RAISE 'a verify query does not yield true'; END IF; END $verify$;",
+                query.text
+            ));
+        }
     }
     Ok(Exit::Done)
 }
@@ -79,6 +85,7 @@ pub(super) async fn downgrade(
 /// Statements in the transactions that they would run in; the record of the revision goes with the last one.
 fn script(statements: &[Statement], grouping: Grouping, end: &str, change: &ChangeFlags) {
     let units = units(statements, grouping);
+    print("RESET ROLE; RESET ALL;");
     let mut is_recorded = false;
     for (i, unit) in units.iter().enumerate() {
         let text = |statement: &Statement| print(&format!("{};", statement.text));

@@ -22,8 +22,8 @@ pub(super) struct Session {
     pub pid: i32,
     /// Looks on.
     pub watch: Object,
-    /// How long locks are tried for, all together.
-    pub patience: Patience,
+    /// How long a lock is tried for.
+    pub budget: Duration,
     /// Whether somebody wants it to end.
     pub stop: watch::Receiver<Stop>,
     lock: RunLock,
@@ -42,16 +42,20 @@ impl Session {
         let rows = client.query_typed("select pg_catalog.pg_backend_pid()", &[]).await;
         let pid = rows.map_err(statement("ask for the backend's process"))?[0].get(0);
         ctx.store.install(&watch).await?;
-        let patience = Patience::new(budget);
-        let lock = take_lock(ctx, &watch, patience).await?;
+        let lock = take_lock(ctx, &watch, Patience::new(budget)).await?;
         let stop = watch_signals()?;
         cancel_on_second(ctx, &client, stop.clone());
-        Ok(Session { client, pid, watch, patience, stop, lock })
+        Ok(Session { client, pid, watch, budget, stop, lock })
     }
 
     /// Whether the command was asked to end.
     pub(super) fn is_stopped(&self) -> bool {
         *self.stop.borrow() != Stop::No
+    }
+
+    /// Whether the lock is still held.
+    pub(super) fn is_alone(&self) -> bool {
+        self.lock.is_alive()
     }
 
     /// Gives the lock back.

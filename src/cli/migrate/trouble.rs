@@ -7,7 +7,6 @@ use crate::db::message;
 use crate::diagnostic::{Diagnostic, Report};
 use crate::engine::Stop;
 use crate::migrate::apply::{ApplyError, Work};
-use crate::migrate::class::Way;
 use crate::migrate::file::Statement;
 use crate::state::Direction;
 
@@ -21,25 +20,24 @@ pub(super) struct Place<'a> {
     pub source: &'a str,
     /// What was run.
     pub work: &'a Work<'a>,
+    /// The command that goes on from here.
+    pub again: &'a str,
 }
 
 /// The command was asked to end.
-pub(super) fn stopped(id: &str) -> Failure {
-    Failure::new(Kind::Stopped, format!("stopped before {id}")).hint("go on with the same command")
+pub(super) fn stopped(id: &str, again: &str) -> Failure {
+    Failure::new(Kind::Stopped, format!("stopped before {id}")).hint(format!("go on with: {again}"))
 }
 
 /// An error as a failure with its place.
 pub(super) fn failure(place: &Place<'_>, error: &ApplyError, session: &Session) -> Failure {
-    let again = match place.work.direction {
-        Direction::Up => "backfill migrate upgrade",
-        Direction::Down => "backfill migrate downgrade -1",
-    };
+    let again = place.again;
     let statement = |i: usize| place.work.statements.get(i);
     match error {
         ApplyError::Statement(_, server)
             if sqlstate(server) == Some("57014") && *session.stop.borrow() == Stop::Cancel =>
         {
-            stopped(place.id)
+            stopped(place.id, again)
         }
         ApplyError::Statement(i, server) => {
             let failure = at(place, statement(*i), server);
@@ -50,7 +48,7 @@ pub(super) fn failure(place: &Place<'_>, error: &ApplyError, session: &Session) 
             failure.hint(progress(place, *i)).hint(timeout_hint(server, again))
         }
         ApplyError::VerifyQuery(i, server) => at(place, place.work.verify.get(*i), server)
-            .hint(progress(place, at_the_end(place)))
+            .hint(progress(place, usize::MAX))
             .hint(format!("mend the query, then: {again}")),
         ApplyError::Verify(i) => pointing(
             place,
@@ -58,7 +56,7 @@ pub(super) fn failure(place: &Place<'_>, error: &ApplyError, session: &Session) 
             "this verify query does not yield true",
             "not true",
         )
-        .hint(progress(place, at_the_end(place)))
+        .hint(progress(place, usize::MAX))
         .hint(format!("mend what it looks at, or the query, then: {again}")),
         ApplyError::Locked(i, blockers) => {
             let head = statement(*i).map(Statement::head).unwrap_or_default();
@@ -85,7 +83,13 @@ pub(super) fn failure(place: &Place<'_>, error: &ApplyError, session: &Session) 
                 i + 1
             ))
         }
-        ApplyError::Stopped(i) => stopped(place.id).hint(progress(place, *i)),
+        ApplyError::NotAlone(i) => {
+            let message = "the lock of schema steps was lost with its connection; another runner may be at work";
+            Failure::new(Kind::TryAgain, message)
+                .hint(progress(place, *i))
+                .hint(format!("go on with: {again}"))
+        }
+        ApplyError::Stopped(i) => stopped(place.id, again).hint(progress(place, *i)),
         ApplyError::Invalid(i, _) => {
             pointing(place, statement(*i), "the index stays invalid", "built, but invalid")
                 .hint(again)
@@ -101,14 +105,6 @@ fn timeout_hint(server: &tokio_postgres::Error, again: &str) -> String {
             "it held a strong lock for too long; if that may be: {again} --statement-timeout 10m"
         ),
         _ => format!("mend the file, or the data, then: {again}"),
-    }
-}
-
-/// The statement whose transaction the verify queries belong to; none when the last one stands outside of any.
-fn at_the_end(place: &Place<'_>) -> usize {
-    match place.work.statements.last().map(|statement| &statement.way) {
-        Some(Way::Outside(_)) | None => usize::MAX,
-        Some(_) => place.work.statements.len() - 1,
     }
 }
 

@@ -151,12 +151,18 @@ async fn apply_all(
     done: &mut Vec<String>,
 ) -> Result<Exit, Failure> {
     let mut exit = Exit::Done;
+    // By the name of the last one: a count would go further the second time, and `head` may be another then.
+    let goal = pending.last().map_or("head", |last| last.id.as_str());
+    let aside = if flags.out_of_order { " --allow-out-of-order" } else { "" };
+    let again = format!("backfill migrate upgrade {goal}{aside}");
     for revision in pending {
         if session.is_stopped() {
-            return Err(trouble::stopped(&revision.id));
+            return Err(trouble::stopped(&revision.id, &again));
         }
         for demand in &revision.requires {
-            pass(ctx, session, revision, demand, flags).await?;
+            if !was_met(standing, revision, demand) {
+                pass(ctx, session, (revision, demand), (flags, &again)).await?;
+            }
         }
         let begun = Instant::now();
         if let Some((name, _)) = &revision.backfill {
@@ -166,7 +172,7 @@ async fn apply_all(
             }
             exit = if ended == Exit::Done { exit } else { ended };
         } else {
-            apply(ctx, session, standing, revision, &flags.change).await?;
+            apply(ctx, session, standing, (revision, &again), &flags.change).await?;
         }
         done.push(revision.id.clone());
         say(&format!(
@@ -183,7 +189,7 @@ async fn apply(
     ctx: &Context,
     session: &Session,
     standing: &Standing,
-    revision: &Revision,
+    (revision, again): (&Revision, &str),
     change: &ChangeFlags,
 ) -> Result<(), Failure> {
     let record = record_of(revision, RevisionState::Applied);
@@ -197,8 +203,13 @@ async fn apply(
     if standing.record(&revision.id).is_some() {
         say(&format!("taking up {} {} where it was interrupted", revision.id, revision.title));
     }
-    let place =
-        Place { id: &revision.id, path: &revision.path, source: &revision.source, work: &work };
+    let place = Place {
+        id: &revision.id,
+        path: &revision.path,
+        source: &revision.source,
+        work: &work,
+        again,
+    };
     run_work(ctx, session, &work, change.statement_timeout)
         .await
         .map_err(|error| trouble::failure(&place, &error, session))
@@ -219,10 +230,11 @@ pub(super) async fn run_work(
         client: &session.client,
         pid: session.pid,
         watch: &session.watch,
-        patience: session.patience,
+        lock_budget: session.budget,
         statement_timeout,
         tell: &tell,
         is_stopped: &is_stopped,
+        is_alone: &|| session.is_alone(),
     };
     runner.apply(work).await
 }
@@ -244,7 +256,7 @@ fn tell(ctx: &Context, event: &Event<'_>) {
         }
         Event::Progress(statement, seen) => say(&format!("  {}: {seen}", statement.head())),
         Event::Healed(name) => {
-            say(&format!("  {name} is invalid, an interrupted build left it; it is built anew"));
+            say(&format!("  {name} is invalid, an interrupted build left it; it is removed first"));
         }
     }
 }
@@ -270,13 +282,23 @@ pub(super) fn record_of(revision: &Revision, state: RevisionState) -> Recorded {
     }
 }
 
+/// Whether a revision that was interrupted behind its demand has met it: what it did since may keep the question from being asked again.
+fn was_met(standing: &Standing, revision: &Revision, demand: &Requirement) -> bool {
+    let is_begun =
+        standing.record(&revision.id).is_some_and(|record| record.state == RevisionState::Applying);
+    is_begun
+        && standing
+            .gates
+            .iter()
+            .any(|gate| gate.revision == revision.id && gate.demand == demand.show())
+}
+
 /// Lets a revision past a demand, or refuses.
 async fn pass(
     ctx: &Context,
     session: &Session,
-    revision: &Revision,
-    demand: &Requirement,
-    flags: &Flags,
+    (revision, demand): (&Revision, &Requirement),
+    (flags, again): (&Flags, &str),
 ) -> Result<(), Failure> {
     let mut demand = demand.clone();
     if flags.ignores_soak {
@@ -323,7 +345,7 @@ async fn pass(
             is_first = false;
             let exit = backfill::go_on(ctx, session, &demand.name).await?;
             if exit == Exit::Stopped {
-                return Err(trouble::stopped(&revision.id));
+                return Err(trouble::stopped(&revision.id, again));
             }
             continue;
         }
@@ -340,12 +362,13 @@ async fn pass(
                 }
                 tokio::time::sleep(Duration::from_secs(1).min(deadline - Instant::now())).await;
             }
-            _ => return Err(unmet(revision, &demand, &judged)),
+            Some(_) if session.is_stopped() => return Err(trouble::stopped(&revision.id, again)),
+            _ => return Err(unmet(revision, &demand, &judged, again)),
         }
     }
 }
 
-fn unmet(revision: &Revision, demand: &Requirement, judged: &Judgement) -> Failure {
+fn unmet(revision: &Revision, demand: &Requirement, judged: &Judgement, again: &str) -> Failure {
     let message = format!(
         "{} ({}) requires {}: {}",
         revision.id,
@@ -355,7 +378,7 @@ fn unmet(revision: &Revision, demand: &Requirement, judged: &Judgement) -> Failu
     );
     Failure::new(Kind::Refused, message)
         .hint(format!("first: {}", judged.next))
-        .hint("then again: backfill migrate upgrade; or let it run and wait: backfill migrate upgrade --gate run")
+        .hint(format!("then again: {again}; or let it run and wait: {again} --gate run"))
 }
 
 /// The ids that are pending, for those who only want to know.

@@ -18,12 +18,13 @@ fn what_refuses_a_transaction_is_known() {
     assert_eq!(way_of("DROP INDEX /* x */ CONCURRENTLY IF EXISTS s . i"), Way::Outside(drop));
     let detach = Outside::Detach { table: "t".into(), partition: "p".into() };
     assert_eq!(way_of("alter table t detach partition p concurrently"), Way::Outside(detach));
-    for text in
-        ["vacuum t", "reindex index concurrently i", "alter system set a = 1", "reindex schema s"]
-    {
+    for text in ["vacuum t", "alter system set a = 1"] {
         assert_eq!(way_of(text), Way::Outside(Outside::Again), "{text}");
     }
     assert_eq!(way_of("create index i on concurrently (a)"), Way::Together);
+    for text in ["reindex index concurrently i", "reindex schema s"] {
+        assert_eq!(way_of(text), Way::Outside(Outside::Reindex), "{text}");
+    }
     assert_eq!(way_of("reindex table t"), Way::Together);
     assert_eq!(way_of("alter table t detach partition p"), Way::Together);
 }
@@ -39,21 +40,29 @@ fn what_takes_long_and_what_must_be_committed_is_known() {
 
 #[test]
 fn the_lock_is_told_by_the_first_words() {
-    let mode = |text: &str| asks(text, &words(text)).map(|asks| (asks.table, asks.mode));
-    let is = |table: &str, mode| Some((table.to_owned(), mode));
-    assert_eq!(mode("alter table t add column a int"), is("t", "ACCESS EXCLUSIVE"));
+    let mode = |text: &str| -> Vec<(String, &str)> {
+        asks(text, &words(text)).into_iter().map(|asks| (asks.table, asks.mode)).collect()
+    };
+    let is = |asked: &[(&str, &'static str)]| -> Vec<(String, &'static str)> {
+        asked.iter().map(|(table, mode)| ((*table).to_owned(), *mode)).collect()
+    };
+    let (all, key) = ("ACCESS EXCLUSIVE", "SHARE ROW EXCLUSIVE");
+    assert_eq!(mode("alter table t add column a int"), is(&[("t", all)]));
+    let reference = "alter table t add constraint f foreign key (a) references s.u (b)";
+    assert_eq!(mode(reference), is(&[("t", key), ("s.u", key)]));
+    assert_eq!(mode("alter table t add column a int references u"), is(&[("t", all), ("u", key)]));
     assert_eq!(
-        mode("alter table t add constraint f foreign key (a) references u"),
-        is("t", "SHARE ROW EXCLUSIVE")
+        mode("create table v (a int references t, b int references u (c))"),
+        is(&[("t", key), ("u", key)])
     );
-    assert_eq!(mode("alter table t add column a int references u"), is("t", "ACCESS EXCLUSIVE"));
-    assert_eq!(
-        mode("create trigger x before insert on s.t for each row execute function f()"),
-        is("s.t", "SHARE ROW EXCLUSIVE")
-    );
-    assert_eq!(mode("create index i on t (a)"), is("t", "SHARE"));
-    assert_eq!(mode("drop table if exists t, u"), is("t", "ACCESS EXCLUSIVE"));
-    assert_eq!(mode("select 1"), None);
+    let trigger = "create trigger x before insert on s.t for each row execute function f()";
+    assert_eq!(mode(trigger), is(&[("s.t", key)]));
+    assert_eq!(mode("create index i on t (a)"), is(&[("t", "SHARE")]));
+    assert_eq!(mode("drop table if exists t, only s.u"), is(&[("t", all), ("s.u", all)]));
+    assert_eq!(mode("truncate t, u"), is(&[("t", all), ("u", all)]));
+    assert_eq!(mode("drop index i"), is(&[("i", all)]));
+    assert_eq!(mode("drop index concurrently i"), is(&[]));
+    assert_eq!(mode("select 1"), is(&[]));
 }
 
 #[test]
@@ -63,6 +72,7 @@ fn what_a_revision_cannot_hold_is_told() {
         "begin",
         "COMMIT",
         "prepare transaction 'x'",
+        "set session authorization bob",
         "copy t from stdin",
         "\\d t",
         "create index concurrently on t (a)",

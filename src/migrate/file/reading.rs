@@ -182,11 +182,12 @@ impl<'a> Reading<'a> {
                 "auto" => self.header.grouping = Grouping::Auto,
                 "none" => self.header.grouping = Grouping::None,
                 "file" => self.header.grouping = Grouping::File,
+                "outside" => self.header.grouping = Grouping::Outside,
                 _ => self.problem(
                     format!("`{value}` is no way to group statements"),
                     span,
                     "here",
-                    "auto (the default), none (each its own), or file (all in one)",
+                    "auto (the default), none (each its own), file (all in one), or outside (each without one)",
                 ),
             },
             "irreversible" if !value.is_empty() => {
@@ -221,6 +222,7 @@ impl<'a> Reading<'a> {
 
     fn section(&mut self, span: Range<usize>) -> Vec<Statement> {
         let text = &self.source[span.clone()];
+        self.stray_markers(text, span.start);
         let pieces = match split::split(text) {
             Ok(pieces) => pieces,
             Err(cut_off) => {
@@ -243,6 +245,46 @@ impl<'a> Reading<'a> {
             statements.push(statement(text, &piece, span.start));
         }
         statements
+    }
+
+    /// Comments among the statements that were meant for this program: a misspelt `-- down` would let the way back run on the way there,
+    /// and a demand below `-- up` would be passed over.
+    fn stray_markers(&mut self, text: &str, shift: usize) {
+        for span in split::line_comments(text) {
+            let comment = text[span.clone()].trim_start_matches('-').trim().to_lowercase();
+            let at = span.start + shift..span.end + shift;
+            let bare: String = comment.replace([':', ' ', '+'], "");
+            let directions = [
+                "up",
+                "down",
+                "migrateup",
+                "migratedown",
+                "gooseup",
+                "goosedown",
+                "rollback",
+                "undo",
+            ];
+            if directions.contains(&bare.as_str()) {
+                self.problem(
+                    "this looks like a direction, and is not one",
+                    at,
+                    "here",
+                    "write `-- up` or `-- down`, alone on a line and just so",
+                );
+                continue;
+            }
+            let key = comment.split_once(':').map(|(key, _)| key.trim()).unwrap_or_default();
+            if KEYS.contains(&key.split(' ').next().unwrap_or_default())
+                && (!key.contains(' ') || key.starts_with("ignore "))
+            {
+                self.problem(
+                    format!("`{key}` among the statements"),
+                    at,
+                    "here",
+                    "it belongs into the header, above `-- up`",
+                );
+            }
+        }
     }
 
     /// What belongs together.

@@ -62,6 +62,21 @@ fn every_mistake_of_a_file_is_told_with_its_line() {
         1
     );
     assert_eq!(problems("-- revises: base\n-- up\n-- verify: select 1; select 2\n").len(), 1);
+    for stray in [
+        "--down",
+        "-- Down",
+        "-- migrate:down",
+        "-- +goose Down",
+        "-- requires: a@verified",
+        "--irreversible: no",
+    ] {
+        let told = problems(&format!("-- revises: base\n-- up\nselect 1;\n{stray}\nselect 2;\n"));
+        assert_eq!(told.len(), 1, "{stray}");
+        assert_eq!(told[0].1, 4, "{stray}");
+    }
+    let fine =
+        "-- revises: base\n-- up\n-- note: going down: slowly\nselect '\n--down\n';\n-- down\n";
+    assert!(parse_text(fine).is_ok());
     assert!(parse("x", "20260105_add.sql", FILE).is_err());
 }
 

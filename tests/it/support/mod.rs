@@ -18,6 +18,9 @@ use tokio_postgres::{Client, NoTls};
 /// Bound of every wait. Generous: it only matters when something is broken.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Bound of a command that is run to its end: the longest of them take half a minute on a slow machine.
+const COMMAND_MAX: Duration = Duration::from_secs(180);
+
 fn start(major: Option<u32>) -> Server {
     // wal_level=logical lets publications exist; prepared transactions and locks as in production.
     let settings = [
@@ -243,9 +246,21 @@ impl Db {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command to its end, with a bound.
     pub fn backfill(&self, arguments: &[&str]) -> Ran {
-        Ran::from(&self.command(arguments).output().unwrap())
+        let mut command = self.command(arguments);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // Its output is read while it runs, or a long one would never end.
+        std::thread::spawn(move || sender.send(child.wait_with_output()));
+        match receiver.recv_timeout(COMMAND_MAX) {
+            Ok(output) => Ran::from(&output.unwrap()),
+            Err(_) => {
+                let _ = kill(pid, Signal::SIGKILL);
+                panic!("`backfill {}` does not end", arguments.join(" "));
+            }
+        }
     }
 
     /// Starts a command.

@@ -1,0 +1,1 @@
+select id from {schema}.revision where id = $1 for update
