@@ -1,7 +1,7 @@
 //! Runs the statements of a revision, up or down, so that an interruption anywhere can be taken up again.
 //!
 //! Statements in a transaction are marked done in that transaction. One outside of any is marked as running before it, and as done
-//! after it; what an interruption left behind is looked up in the catalogs ([`super::outside`]).
+//! after it; what an interruption left behind is looked up in the catalogs (`outside`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -86,7 +86,8 @@ select format('comment %s %s %L', r.name, d.objsubid, d.description)
 pub async fn take(client: &Client, state_schema: &Ident) -> Result<BTreeSet<String>, Error> {
     client
         .batch_execute(
-            "BEGIN READ ONLY; SET LOCAL search_path = ''; SET LOCAL extra_float_digits = 1",
+            "BEGIN READ ONLY; SET LOCAL search_path = ''; SET LOCAL extra_float_digits = 1; \
+                        SET LOCAL quote_all_identifiers = off; SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'postgres'",
         )
         .await?;
     let rows = client.query_typed(QUERY, &[(&state_schema.as_str(), Type::TEXT)]).await;

@@ -20,7 +20,7 @@ fn lint_finds_what_would_hurt() {
         1,
         "aaaa",
         "-- revises: base\n-- up\ncreate table t (id int primary key, a int, b varchar(10), c int not null default 0);
-         create table u (id int primary key, t_id int); create index on t (a);\n-- down\ndrop table u; drop table t;\n",
+         create table u (id int primary key, t_id int); create table x (id int primary key); create table w (x_id int constraint w_x references x); create index on t (a);\n-- down\ndrop table w; drop table x; drop table u; drop table t;\n",
     );
     db.spec("fill", "table = \"t\"\n[[rule]]\nfill = { a = \"1\" }\n");
     let up = |sql: &str| rules(&db, "bbbb", &format!("-- revises: aaaa\n-- up\n{sql};\n-- down\n"));
@@ -35,6 +35,7 @@ fn lint_finds_what_would_hurt() {
             "alter table u add foreign key (t_id) references t not valid",
             "foreign-key-without-index",
         ),
+        ("alter table w drop constraint w_x", "drop-foreign-key"),
         ("reindex table t", "reindex"),
         ("alter table t alter a type bigint", "change-type"),
         ("alter table t add d uuid default gen_random_uuid()", "rewrite"),
@@ -193,4 +194,19 @@ fn a_constraint_that_is_not_valid_yet_is_no_promise() {
     db.backfill(&["migrate", "upgrade"]).exits(3).says("no constraint in force proves");
     db.sql.run("alter table t validate constraint t_a_nn");
     db.backfill(&["migrate", "upgrade"]).exits(0).says("constraints in force leave no row");
+}
+
+#[test]
+fn a_schema_reads_the_same_whatever_the_session() {
+    let db = Db::found();
+    // The server prints such a check and such a view otherwise than they were written.
+    let text = "-- revises: base\n-- up\ncreate schema other; create table other.t (id int primary key, x varchar(5) check (x in ('a', 'b')));
+        create table public.u (t int references other.t);\ncreate view v as select * from u where t in (1, 2);\n-- down\ndrop view v; drop table u; drop schema other cascade;\n";
+    revision(&db, 1, "aaaa", text);
+    db.backfill(&["migrate", "test", "--scratch-url", &db.url]).exits(0);
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    let before = db.snapshot();
+    assert!(before.iter().any(|line| line.contains("REFERENCES other.t(id)")), "{before:?}");
+    db.sql.run("set search_path = other, public; set datestyle = 'SQL, DMY'; set timezone = 'Asia/Tokyo'; set quote_all_identifiers = on");
+    assert_eq!(db.snapshot(), before);
 }

@@ -197,3 +197,39 @@ fn copies_that_an_interrupted_reindex_left_are_removed() {
     db.backfill(&["migrate", "upgrade"]).exits(0);
     assert_eq!(db.sql.number("select count(*) from pg_class where relname like 't\\_a\\_cc%'"), 0);
 }
+
+#[test]
+fn a_validation_waits_for_whoever_else_works_on_the_table() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\nalter table t add constraint t_a check (a > 0) not valid;\nalter table t validate constraint t_a;\n-- down\nalter table t drop constraint t_a;\n",
+    );
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    let validated =
+        "select exists (select from pg_constraint where conname = 't_a' and convalidated)";
+    db.backfill(&["migrate", "upgrade", "+1"]).exits(0);
+    db.sql.run("alter table t drop constraint t_a; alter table t add constraint t_a check (a > 0) not valid");
+    db.sql.run("update backfill.revision set state = 'applying' where id = 'bbbb'; delete from backfill.revision_step where revision = 'bbbb' and n = 1");
+    // As VACUUM, ANALYZE, another validation or a build of an index hold it.
+    let other = db.connect();
+    other.run("begin; lock table t in share update exclusive mode");
+    let mut run = db.start(&["migrate", "upgrade"]);
+    db.sql.wait_for(
+        "it waits",
+        "select exists (select from pg_locks where relation = 't'::regclass and not granted)",
+    );
+    let application = db.connect();
+    application.run("set lock_timeout = '50ms'");
+    for _ in 0..30 {
+        application.run("update t set b = 2 where id = 1; select * from t where id = 2");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(!run.is_over());
+    other.run("commit");
+    run.wait().exits(0).says("waits for process");
+    assert_eq!(db.sql.text(validated), "t");
+}

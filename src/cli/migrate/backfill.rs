@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use super::super::context::{Context, who};
 use super::super::failure::{Exit, Failure, statement};
 use super::super::{control, reverse, run, say};
+use super::gate;
 use super::session::Session;
 use super::upgrade::record_of;
 use super::{GatePolicy, start_flags};
-use crate::db::lock;
 use crate::migrate::class;
 use crate::migrate::file::{Revision, Statement};
 use crate::migrate::split::words;
 use crate::plan::{Accepted, Plan};
 use crate::proof;
-use crate::state::{Recorded, RevisionState, Run, RunState, StoreError};
+use crate::state::{Recorded, RevisionState, Run, RunState};
 
 /// Below this many rows a backfill takes no longer than a schema step, and is done at once.
 const SMALL: i64 = 10_000;
@@ -118,10 +118,7 @@ pub(super) async fn check_idle(
 ) -> Result<(), Failure> {
     let newest = ctx.newest_run(&session.watch, name).await?;
     let Some(run) = newest.filter(|run| !run.state.is_final()) else { return Ok(()) };
-    let holder = lock::holder(&session.watch, ctx.store.run_lock(run.run_id)).await;
-    let is_live =
-        holder.map_err(|error| StoreError::Statement("look for the run's lock", error))?.is_some();
-    if !is_live {
+    if !gate::is_at_work(ctx, &session.watch, &run).await? {
         return Ok(());
     }
     Err(Failure::refused(format!("run {} of {name} is at work", run.run_id))

@@ -6,6 +6,7 @@ use deadpool_postgres::Object;
 
 use super::super::context::Context;
 use super::super::failure::{Failure, statement};
+use crate::db::lock;
 use crate::event::{count, duration};
 use crate::migrate::requirement::{Level, Requirement};
 use crate::plan::{Accepted, Plan};
@@ -87,8 +88,11 @@ async fn unfinished(
     if !run.state.is_final() {
         let sums = ctx.store.sums(client, id).await?;
         let done = count(sums.rows_done.unsigned_abs());
-        let evidence =
-            format!("run {id} of {name} is {}, {done} rows are done", run.state.as_str());
+        let state = match is_at_work(ctx, client, run).await? {
+            true => "is at work",
+            false => "is not finished, and nobody works on it",
+        };
+        let evidence = format!("run {id} of {name} {state}; {done} rows are done");
         let next = match run.is_reverse() {
             true => format!(
                 "backfill resume {name} (it takes the backfill back), then: backfill run {name}"
@@ -110,6 +114,12 @@ async fn unfinished(
         return Ok(Some(lacks(format!("run {id} of {name} has set {aside} rows aside"), next)));
     }
     Ok(None)
+}
+
+/// Whether a runner holds a run.
+pub(super) async fn is_at_work(ctx: &Context, client: &Object, run: &Run) -> Result<bool, Failure> {
+    let holder = lock::holder(client, ctx.store.run_lock(run.run_id)).await;
+    Ok(holder.map_err(statement("look for the run's lock"))?.is_some())
 }
 
 /// Whether its run has been over for long enough.

@@ -31,7 +31,7 @@ use crate::units::parse_duration;
 /// What `backfill migrate` can do.
 #[derive(Debug, Subcommand)]
 pub(super) enum Migrate {
-    /// Write a new revision, migrations/<time>_<id>_<slug>.sql
+    /// Write a new revision, `migrations/TIME_ID_SLUG.sql`
     #[command(visible_alias = "new")]
     Revision {
         /// What it is for
