@@ -6,6 +6,7 @@
 
 pub mod conninfo;
 pub mod error;
+mod libpq;
 pub mod lock;
 pub mod passfile;
 pub mod session;

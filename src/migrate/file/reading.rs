@@ -250,7 +250,10 @@ impl<'a> Reading<'a> {
     /// Comments among the statements that were meant for this program: a misspelt `-- down` would let the way back run on the way there,
     /// and a demand below `-- up` would be passed over.
     fn stray_markers(&mut self, text: &str, shift: usize) {
-        for span in split::line_comments(text) {
+        // Those that are written right, and stand in the wrong place, are told already.
+        let is_marker =
+            |span: &Range<usize>| ["-- up", "-- down"].contains(&text[span.clone()].trim());
+        for span in split::line_comments(text).into_iter().filter(|span| !is_marker(span)) {
             let comment = text[span.clone()].trim_start_matches('-').trim().to_lowercase();
             let at = span.start + shift..span.end + shift;
             let bare: String = comment.replace([':', ' ', '+'], "");
