@@ -1,6 +1,7 @@
 -- Contract of the rename: nobody reads or writes the old name any more.
 -- revises: 5a2c
 -- requires: skill_category@proved
+-- stop: no code may use category any more
 -- irreversible: the old column is gone; its values live on in skill_category
 -- ignore drop-column: contract of a rename; the trigger that kept both alike has shown that nobody writes the old name
 

@@ -1,5 +1,6 @@
 -- Second of two steps: the column goes, and its values with it.
 -- revises: 6b13
+-- stop: no code may use legacy_rank any more
 -- irreversible: nobody kept the values
 
 -- up

@@ -43,7 +43,8 @@ pub(super) async fn plan(
     let spec = ctx.spec(name)?;
     let limits = ctx.limits(flags.layer(), &spec)?;
     let client = ctx.connect().await?;
-    let accepted = Accepted { subscribers_prepared: accepted.subscribers_prepared };
+    let accepted =
+        Accepted { subscribers_prepared: accepted.subscribers_prepared, ..Accepted::default() };
     let plan = Plan::make(&client, &spec, ctx.store.schema(), accepted).await?;
     let rehearsed = rehearse::rehearse(&client, &plan).await?;
     let health = pace::health(ctx, &spec);

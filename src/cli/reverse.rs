@@ -129,7 +129,10 @@ async fn make_job(
     let images = ctx.store.images(forward.run_id);
     let types = ctx.store.image_types(client, forward.run_id).await?;
     let taken = Taken { run: forward, images: &images, types };
-    let accepted = Accepted { subscribers_prepared: flags.accepted.subscribers_prepared };
+    let accepted = Accepted {
+        subscribers_prepared: flags.accepted.subscribers_prepared,
+        ..Accepted::default()
+    };
     let plan = Plan::reverse(client, &spec, &taken, ctx.store.schema(), accepted).await?;
     pace::check_blind(ctx, client, &spec, &plan, flags.pace).await?;
     Ok(Job { spec, plan })

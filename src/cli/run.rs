@@ -312,8 +312,10 @@ async fn make_plan(
     spec: &Spec,
     flags: Flags,
 ) -> Result<Plan, Failure> {
-    let accepted =
-        crate::plan::Accepted { subscribers_prepared: flags.accepted.subscribers_prepared };
+    let accepted = crate::plan::Accepted {
+        subscribers_prepared: flags.accepted.subscribers_prepared,
+        ..crate::plan::Accepted::default()
+    };
     let plan = Plan::make(client, spec, ctx.store.schema(), accepted).await?;
     pace::check_blind(ctx, client, spec, &plan, flags.pace).await?;
     Ok(plan)

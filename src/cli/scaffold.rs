@@ -47,6 +47,7 @@ Whole zero-downtime changes are written by: backfill migrate revision --pattern 
 -- requires: my_backfill@verified for 1d     (started, finished, verified from the data, proved by a constraint)
 -- transaction: auto                         (none: each statement its own; file: all in one)
 -- irreversible: reason                      (instead of a way back)
+-- stop: the new code is deployed            (upgrade goes past it only when it is named)
 -- ignore RULE: reason                       (a finding of `backfill migrate lint` that is meant)
 
 -- up

@@ -16,7 +16,7 @@ pub(super) async fn verify(ctx: &Context, name: &str) -> Result<Exit, Failure> {
     let spec = ctx.spec(name)?;
     let client = ctx.connect().await?;
     // Verifying reads only, so a publication that would carry new state tables is no obstacle.
-    let accepted = Accepted { subscribers_prepared: true };
+    let accepted = Accepted { subscribers_prepared: true, only_reads: true };
     let plan = Plan::make(&client, &spec, ctx.store.schema(), accepted).await?;
     match &plan.remaining {
         Some(remaining) => by_data(ctx, &client, name, &plan, remaining).await,

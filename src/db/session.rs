@@ -66,6 +66,8 @@ impl Session {
     /// `enable_seqscan = off` and `force_custom_plan` keep the chunk on the key's index whatever the statistics say;
     /// `row_security = off` turns silently hidden rows into an error.
     ///
+    /// `backfill.writes` tells triggers that it is not the application who writes.
+    ///
     /// Both statements are on their way before the first is answered. Were BEGIN to fail, the settings would be local to a
     /// transaction of one statement, which is to say nowhere.
     pub async fn begin(&self, client: &Client, bounds: Bounds) -> Result<(), Error> {
@@ -88,7 +90,7 @@ impl Session {
             set_config('extra_float_digits', '1', true), set_config('bytea_output', 'hex', true), \
             set_config('row_security', 'off', true), set_config('enable_seqscan', 'off', true), \
             set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true), \
-            set_config('work_mem', $8, true)";
+            set_config('work_mem', $8, true), set_config('backfill.writes', 'on', true)";
         let millis = |time: Duration| time.as_millis().to_string();
         client
             .execute_typed(

@@ -15,8 +15,8 @@ pub struct Facts {
     columns: BTreeMap<(u32, i16), Column>,
     constraints: BTreeMap<u32, Constraint>,
     indexes: BTreeMap<u32, Index>,
-    /// Tables with a row trigger before INSERT.
-    guarded: BTreeSet<u32>,
+    /// Tables with row triggers before INSERT, and the triggers' source.
+    guards: Vec<(u32, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -118,7 +118,8 @@ const INDEXES: &str =
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
    where n.nspname !~ '^pg_' and n.nspname not in ('information_schema', $1)";
 /// Row triggers before INSERT.
-const GUARDS: &str = "select distinct t.tgrelid from pg_catalog.pg_trigger t where not t.tgisinternal and t.tgtype & 7 = 7 and $1::text is not null";
+const GUARDS: &str = "select t.tgrelid, p.prosrc from pg_catalog.pg_trigger t join pg_catalog.pg_proc p on p.oid = t.tgfoid
+    where not t.tgisinternal and t.tgtype & 7 = 7 and $1::text is not null";
 
 impl Facts {
     /// Reads them; those of the state tables are left out.
@@ -164,7 +165,7 @@ impl Facts {
                 },
             );
         }
-        facts.guarded = ask(GUARDS).await?.iter().map(|row| row.get(0)).collect();
+        facts.guards = ask(GUARDS).await?.iter().map(|row| (row.get(0), row.get(1))).collect();
         Ok(facts)
     }
 
@@ -192,9 +193,13 @@ impl Facts {
         let found = self.columns.iter().find(|((of, _), c)| of == oid && c.name == column);
         let Some(((_, attnum), found)) = found else { return false };
         let is_checked = self.constraints.values().any(|k| {
-            k.table == *oid && (k.kind == "c" || k.kind == "n") && k.columns.contains(attnum)
+            let says_so = k.kind == "n" || k.definition.contains("IS NOT NULL");
+            k.table == *oid && says_so && k.columns == [*attnum]
         });
-        !found.has_default && !found.is_required && !is_checked && !self.guarded.contains(oid)
+        let is_filled = self.guards.iter().any(|(of, source)| {
+            of == oid && super::split::words(source).iter().any(|word| word.text == column)
+        });
+        !found.has_default && !found.is_required && !is_checked && !is_filled
     }
 
     /// Whether an index leads with these columns, in any order.

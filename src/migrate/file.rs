@@ -44,6 +44,8 @@ pub struct Revision {
     pub grouping: Grouping,
     /// Why it cannot be taken back.
     pub irreversible: Option<String>,
+    /// What a person has to see to before it: `upgrade` passes it only when it is named.
+    pub stop: Option<String>,
     /// The backfill that it starts instead of running statements.
     pub backfill: Option<(String, Range<usize>)>,
     /// Rules of `lint` that it asks to be passed over, with the reason.
@@ -205,6 +207,7 @@ pub fn parse(path: &str, file_name: &str, source: &str) -> Result<Revision, Repo
         requires: header.requires,
         grouping: header.grouping,
         irreversible: header.irreversible,
+        stop: header.stop,
         backfill: header.backfill,
         ignores: header.ignores,
         up,

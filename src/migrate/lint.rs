@@ -144,13 +144,15 @@ fn of_the_words(statement: &Statement, seen: &Observed) -> Vec<Finding> {
     let has = |keyword: &str| words.iter().any(|word| word.is(keyword));
     if let Some((table, _)) = seen.locks.first() {
         match first {
-            "update" | "delete" => add(
-                "dml-in-schema-step",
-                format!(
-                    "all rows of {table} are written in one transaction, and a crash begins it again"
-                ),
-                "make it a backfill: backfill new NAME --from-sql \"…\", then backfill migrate revision --backfill NAME",
-            ),
+            "update" | "delete" | "merge" | "with" | "do" | "select" | "call" if writes(seen) => {
+                add(
+                    "dml-in-schema-step",
+                    format!(
+                        "all rows of {table} are written in one transaction, and a crash begins it again"
+                    ),
+                    "make it a backfill: backfill new NAME --from-sql \"…\", then backfill migrate revision --backfill NAME",
+                );
+            }
             "reindex" => add(
                 "reindex",
                 format!("nobody can write to {table} while its indexes are built anew"),
@@ -200,6 +202,11 @@ fn of_the_words(statement: &Statement, seen: &Observed) -> Vec<Finding> {
         );
     }
     found
+}
+
+/// Whether rows of a table that was there were written: nothing stronger than the lock for that was taken.
+fn writes(seen: &Observed) -> bool {
+    seen.locks.first().is_some_and(|(_, mode)| mode == "RowExclusiveLock")
 }
 
 /// Two tables locked against everybody in one transaction: each waits for the other's application.

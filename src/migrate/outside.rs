@@ -73,6 +73,16 @@ impl Runner<'_> {
                 (self.tell)(Event::Done(std::slice::from_ref(statement), begun.elapsed()));
                 Ok(())
             }
+            // The session of a dead runner was faster.
+            Err(ApplyError::Statement(_, error))
+                if was_running
+                    && sqlstate(&error) == Some("42704")
+                    && matches!(outside, Outside::DropIndex { .. }) =>
+            {
+                self.mark(work, i, Some(begun.elapsed())).await?;
+                (self.tell)(Event::Found(statement));
+                Ok(())
+            }
             Err(error) => {
                 // What failed is as if it had never been tried. Without a connection that cannot be said; the record stays.
                 if !self.client.is_closed() && !leaves_doubt(&error, outside) {

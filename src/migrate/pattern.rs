@@ -187,18 +187,22 @@ fn add_not_null(shape: &Shape, wanted: &str, value: &str) -> Result<Recipe, Stri
             &format!("DROP TRIGGER {trigger} ON {table};\nDROP FUNCTION {function}();\n"),
         )
     } else {
-        let back = column
-            .default
-            .as_ref()
-            .map_or("DROP DEFAULT".to_owned(), |old| format!("SET DEFAULT {old}"));
         revision(
             format!("guard {short} {wanted}"),
             "-- From here on no row comes without a value; the guard stands before the backfill, or rows behind its back would be missed.\n",
             &format!("ALTER TABLE {table} ALTER COLUMN {quoted} SET DEFAULT {value};\n"),
-            &format!("ALTER TABLE {table} ALTER COLUMN {quoted} {back};\n"),
+            &format!("ALTER TABLE {table} ALTER COLUMN {quoted} DROP DEFAULT;\n"),
         )
     };
+    // A default that is there guards already, and stays the application's.
+    let has_default = column.default.as_ref().is_some_and(|default| !default.starts_with("NULL"));
+    let guard = (!has_default).then_some(guard);
     let (up, down) = require(&table, short, wanted);
+    // A row for which the expression yields nothing is not done; the demand says so before the constraint does.
+    let about = format!("a value for {wanted} where there is none");
+    let text =
+        toml::Value::String(format!("{short}.{quoted} IS NULL", short = name(short))).to_string();
+    let spec = format!("{}\n[verify]\nremaining = {text}\n", spec(&about, shape, wanted, value));
     let contract = revision(
         format!("require {short} {wanted}"),
         &format!("-- requires: {job}@verified\n"),
@@ -206,31 +210,49 @@ fn add_not_null(shape: &Shape, wanted: &str, value: &str) -> Result<Recipe, Stri
         &down,
     );
     Ok(Recipe {
-        revisions: vec![guard, starts(&job), contract],
-        spec: Some((
-            job.clone(),
-            spec(&format!("a value for {wanted} where there is none"), shape, wanted, value),
-        )),
+        revisions: guard.into_iter().chain([starts(&job), contract]).collect(),
+        spec: Some((job, spec)),
     })
 }
 
-/// An expression over the row, as a trigger sees it.
+/// An expression over the row, as a trigger sees it: columns, however they are qualified, become those of NEW.
 fn of_new_row(shape: &Shape, value: &str) -> String {
-    let mut text = String::new();
-    let mut end = 0;
     let parts = words(value);
-    for (i, word) in parts.iter().enumerate() {
-        let is_column = word.is_name && shape.columns.iter().any(|column| column.name == word.text);
-        let is_qualified = i > 0 && parts[i - 1].text == ".";
-        text.push_str(&value[end..word.span.start]);
-        if is_column && !is_qualified {
-            text.push_str("NEW.");
+    let text = |i: usize| parts.get(i).map_or("", |word| word.text.as_str());
+    let is_column = |i: usize| {
+        parts.get(i).is_some_and(|word| {
+            word.is_name && shape.columns.iter().any(|column| column.name == word.text)
+        })
+    };
+    // A type behind `::` or AS, and a function, may be called like a column.
+    let is_other =
+        |i: usize| text(i + 1) == "(" || (i > 0 && (text(i - 1) == ":" || parts[i - 1].is("as")));
+    let (mut out, mut end, mut i) = (String::new(), 0, 0);
+    while i < parts.len() {
+        let qualified = if text(i) == shape.schema
+            && text(i + 1) == "."
+            && text(i + 2) == shape.table
+            && text(i + 3) == "."
+        {
+            4
+        } else if text(i) == shape.table && text(i + 1) == "." {
+            2
+        } else {
+            0
+        };
+        let is_bare = i == 0 || text(i - 1) != ".";
+        let column = i + qualified;
+        if is_bare && is_column(column) && (qualified > 0 || !is_other(i)) {
+            out.push_str(&value[end..parts[i].span.start]);
+            out.push_str("NEW.");
+            out.push_str(&value[parts[column].span.clone()]);
+            end = parts[column].span.end;
+            i = column;
         }
-        text.push_str(&value[word.span.clone()]);
-        end = word.span.end;
+        i += 1;
     }
-    text.push_str(&value[end..]);
-    text
+    out.push_str(&value[end..]);
+    out
 }
 
 fn starts(job: &str) -> Revision {

@@ -7,9 +7,10 @@ use serde::Serialize;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
-use super::class::{Outside, Way};
+use super::class::Outside;
 use super::facts::{Change, Facts};
 use super::file::Statement;
+use super::unit::Kind;
 use crate::sql::Ident;
 
 /// What a statement did.
@@ -43,34 +44,57 @@ pub fn blocks_writes(mode: &str) -> bool {
     strength(mode) >= strength("ShareLock")
 }
 
-/// Runs a statement for good, and tells what it did to the tables in `old`.
+/// Runs statements that share a transaction for good, and tells what each did to the tables in `old`; with the number of the one that
+/// fails.
 pub async fn observe(
     client: &Client,
     state_schema: &Ident,
-    statement: &Statement,
+    (statements, kind): (&[Statement], &Kind),
     old: &BTreeSet<u32>,
-) -> Result<Observed, Error> {
-    let before = Facts::read(client, state_schema).await?;
-    let mut locks = Vec::new();
-    if let Way::Outside(outside) = &statement.way {
-        client.batch_execute(&statement.text).await?;
-        locks = outside_locks(client, outside).await?;
-    } else {
-        client.batch_execute("BEGIN").await?;
-        let ran = client.batch_execute(&statement.text).await;
-        if let Err(error) = ran {
-            client.batch_execute("ROLLBACK").await?;
-            return Err(error);
-        }
-        let sql = "select l.relation, l.mode from pg_catalog.pg_locks l
-                    where l.pid = pg_catalog.pg_backend_pid() and l.locktype = 'relation' and l.granted";
-        for row in client.query_typed(sql, &[]).await? {
-            let (oid, mode): (u32, String) = (row.get(0), row.get(1));
-            if let Some(name) = before.name(oid).filter(|_| old.contains(&oid)) {
-                locks.push((name.to_owned(), mode));
+) -> Result<Vec<Observed>, (usize, Error)> {
+    let around = |error| (0, error);
+    if let Kind::Outside(outside) = kind {
+        let before = Facts::read(client, state_schema).await.map_err(around)?;
+        client.batch_execute(&statements[0].text).await.map_err(around)?;
+        let after = Facts::read(client, state_schema).await.map_err(around)?;
+        let locks = outside_locks(client, outside).await.map_err(around)?;
+        return Ok(vec![Observed { locks, changes: before.changes(&after, old) }]);
+    }
+    client.batch_execute("BEGIN").await.map_err(around)?;
+    let mut all = Vec::new();
+    let mut held: BTreeSet<(u32, String)> = BTreeSet::new();
+    for (i, statement) in statements.iter().enumerate() {
+        match observe_one(client, state_schema, statement, (old, &mut held)).await {
+            Ok(observed) => all.push(observed),
+            Err(error) => {
+                client.batch_execute("ROLLBACK").await.map_err(around)?;
+                return Err((i, error));
             }
         }
-        client.batch_execute("COMMIT").await?;
+    }
+    client.batch_execute("COMMIT").await.map_err(|error| (statements.len() - 1, error))?;
+    Ok(all)
+}
+
+async fn observe_one(
+    client: &Client,
+    state_schema: &Ident,
+    statement: &Statement,
+    (old, held): (&BTreeSet<u32>, &mut BTreeSet<(u32, String)>),
+) -> Result<Observed, Error> {
+    let before = Facts::read(client, state_schema).await?;
+    client.batch_execute(&statement.text).await?;
+    let sql = "select l.relation, l.mode from pg_catalog.pg_locks l
+                where l.pid = pg_catalog.pg_backend_pid() and l.locktype = 'relation' and l.granted";
+    let mut locks = Vec::new();
+    for row in client.query_typed(sql, &[]).await? {
+        let (oid, mode): (u32, String) = (row.get(0), row.get(1));
+        // Those of the statements before it are theirs.
+        if held.insert((oid, mode.clone()))
+            && let Some(name) = before.name(oid).filter(|_| old.contains(&oid))
+        {
+            locks.push((name.to_owned(), mode));
+        }
     }
     let after = Facts::read(client, state_schema).await?;
     locks.sort_by(|a, b| strength(&b.1).cmp(&strength(&a.1)).then(a.0.cmp(&b.0)));

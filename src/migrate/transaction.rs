@@ -118,12 +118,10 @@ impl Runner<'_> {
         }
         for i in unit.range.clone().filter(|i| !is_done(*i)) {
             let (statement, begun) = (&work.statements[i], Instant::now());
+            // Before each, because the one before may have set them otherwise: not even its own file may make a step wait without end.
+            self.set_timeouts(unit, lock_timeout).await?;
             let ran = self.watched(statement, &unit.kind, seen).await;
             ran.map_err(|error| ApplyError::Statement(i, error))?;
-            if statement.way == Way::Setting {
-                // Not even its own file may make a step wait without end.
-                self.set_timeouts(unit, lock_timeout).await?;
-            }
             self.as_oneself(work, async || self.mark(work, i, Some(begun.elapsed())).await).await?;
         }
         if ends {

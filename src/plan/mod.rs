@@ -34,7 +34,7 @@ use table::Table;
 use crate::db::{ConnectError, Session};
 use crate::diagnostic::Report;
 use crate::key::{Bound, Key};
-use crate::spec::Spec;
+use crate::spec::{Spec, Verb};
 use crate::sql::Ident;
 use crate::state::{Field, Images, StoreError};
 use crate::undo::UndoMode;
@@ -108,6 +108,8 @@ pub struct Plan {
 pub struct Accepted {
     /// Subscribers of a publication that covers the state tables have them already.
     pub subscribers_prepared: bool,
+    /// Nothing is going to be written: what only chunks must not do is no obstacle, and an index on what is left is a help.
+    pub only_reads: bool,
 }
 
 /// The server's facts, or why it cannot be worked on.
@@ -182,6 +184,9 @@ impl Plan {
             rehearse::planner_rows(client, &plan, &format!("SELECT 1 FROM {}", table.name)).await?;
         let to_do = format!("SELECT 1 {} WHERE {needed}", plan.from_sql);
         plan.rows_to_do = rehearse::planner_rows(client, &plan, &to_do).await?;
+        if accepted.only_reads {
+            return Ok(plan);
+        }
         match rehearse::guard(client, &plan).await? {
             Some(refusal) => Err(PlanError::Refused(vec![refusal])),
             None => Ok(plan),
@@ -207,6 +212,11 @@ impl Plan {
             key: &self.key,
             targets: &self.targets,
         }
+    }
+
+    /// Whether it writes only where there is nothing, so that it can be run at any time.
+    pub fn only_fills(&self) -> bool {
+        self.spec.columns().iter().all(|(_, verb)| *verb == Verb::Fill)
     }
 
     /// A query that yields a row while something is left to do; none when the data cannot tell.

@@ -78,7 +78,10 @@ fn the_story(which: Which) {
     // And there again, past the point of no return.
     db.backfill(&["migrate", "upgrade", "5a2c", "--gate", "run"]).exits(0);
     assert_eq!(schema(&db), there);
-    db.backfill(&["migrate", "upgrade"]).exits(0);
+    db.backfill(&["migrate", "upgrade"]).exits(3).says("no code may use category any more");
+    db.backfill(&["migrate", "upgrade", "7f58"]).exits(3).says("backfill migrate upgrade 6b13");
+    db.backfill(&["migrate", "upgrade", "6b13"]).exits(0);
+    db.backfill(&["migrate", "upgrade", "7f58"]).exits(0);
     let gates =
         db.sql.rows("select evidence from backfill.gate where demand = 'skill_category@proved'");
     assert_eq!(gates, [["constraints in force leave no row of public.skills to do"]]);
@@ -133,9 +136,12 @@ fn killed_at_every_step_and_taken_up_again() {
     gate.killed_everywhere(&["migrate", "upgrade", "3f1a"]);
     load(&straight, 300);
     load(&db, 300);
-    straight.backfill(&["migrate", "upgrade"]).exits(0);
     gate.forget();
-    let end = gate.killed_everywhere(&["migrate", "upgrade"]);
+    let mut end = 0;
+    for goal in ["6b13", "7f58"] {
+        straight.backfill(&["migrate", "upgrade", goal]).exits(0);
+        end += gate.killed_everywhere(&["migrate", "upgrade", goal]);
+    }
     assert_eq!(schema(&db), schema(&straight));
     assert_eq!(checksum(&db), checksum(&straight));
     assert!(end > up, "killed {end} times");
@@ -570,7 +576,8 @@ fn the_sql_of_an_upgrade_does_what_the_upgrade_does() {
     run(&down.stdout);
     db.backfill(&["migrate", "current"]).exits(0).prints("d40f");
     db.backfill(&["migrate", "upgrade", "--sql", "7f58"]).exits(0);
-    straight.backfill(&["migrate", "upgrade"]).exits(0);
+    straight.backfill(&["migrate", "upgrade", "6b13"]).exits(0);
+    straight.backfill(&["migrate", "upgrade", "7f58"]).exits(0);
     straight
         .backfill(&["migrate", "downgrade", "base", "--sql"])
         .exits(3)
@@ -645,6 +652,19 @@ fn the_way_back_gives_back_what_all_runs_wrote() {
     db.backfill(&["run", "fill", "--again"]).exits(0);
     db.backfill(&["migrate", "downgrade"]).exits(0);
     assert_eq!(db.sql.number("select count(b) from t"), 0);
+    // `set` is not run twice because somebody says something about a revision.
+    db.spec(
+        "twice",
+        "table = \"t\"\n[[rule]]\nset = { b = \"b * 2\" }\n[verify]\nremaining = \"b = 1\"\n",
+    );
+    db.sql.run("update t set b = 1");
+    revision(&db, 8, "eeee", "-- revises: aaaa\n-- backfill: twice\n");
+    db.backfill(&["run", "twice"]).exits(0);
+    db.sql.run("update t set b = 1 where id = 1");
+    db.backfill(&["migrate", "upgrade", "eeee"]).exits(3).says("--again");
+    assert_eq!(db.sql.number("select max(b) from t"), 2);
+    std::fs::remove_file(db.directory.join("migrations/20260108_eeee_step.sql")).unwrap();
+    db.sql.run("update t set b = null");
     // A run of before is no run of now, whatever was said to have happened to the revision.
     db.backfill(&["migrate", "upgrade"]).exits(0);
     db.sql.run("update t set b = null");
@@ -717,7 +737,7 @@ fn what_a_file_sets_for_itself_does_not_reach_the_runner() {
         &db,
         2,
         "bbbb",
-        "-- revises: aaaa\n-- up\nset lock_timeout = 0;\ndo $$ begin alter table public.t add a int; end $$;\n-- down\n",
+        "-- revises: aaaa\n-- up\nset lock_timeout = 0;\nset local lock_timeout = 0;\ndo $$ begin alter table public.t add a int; end $$;\n-- down\n",
     );
     let reader = db.connect();
     reader.run("set application_name = 'report'; begin; select * from t");
@@ -749,4 +769,23 @@ fn what_a_file_sets_for_itself_does_not_reach_the_runner() {
     .exits(0);
     db.backfill(&["migrate", "upgrade"]).exits(0);
     assert_eq!(db.sql.number("select count(*) from u"), 2);
+}
+
+#[test]
+fn an_index_on_what_is_left_helps_to_prove_that_nothing_is() {
+    let db = Db::found();
+    revision(
+        &db,
+        1,
+        "aaaa",
+        "-- revises: base\n-- up\ncreate table t (id int primary key, b int, filler text default repeat('x', 60));\n-- down\ndrop table t;\n",
+    );
+    revision(&db, 2, "bbbb", "-- revises: aaaa\n-- requires: fill\n-- up\nselect 1;\n-- down\n");
+    db.spec("fill", "table = \"t\"\n[[rule]]\nfill = { b = \"1\" }\n");
+    db.backfill(&["migrate", "upgrade", "aaaa"]).exits(0);
+    db.sql.run("insert into t select i, 1 from generate_series(1, 50000) i; create index t_left on t (b); analyze t");
+    db.backfill(&["verify", "fill"]).exits(0);
+    db.backfill(&["migrate", "upgrade"]).exits(0).says("no row of public.t is left to do");
+    db.sql.run("update t set b = null where id = 777");
+    db.backfill(&["verify", "fill"]).exits(6).prints("777");
 }

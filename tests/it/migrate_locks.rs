@@ -233,3 +233,26 @@ fn a_validation_waits_for_whoever_else_works_on_the_table() {
     run.wait().exits(0).says("waits for process");
     assert_eq!(db.sql.text(validated), "t");
 }
+
+#[test]
+fn an_index_that_a_dead_runners_session_still_drops_is_gone() {
+    let db = Db::found();
+    revision(&db, 1, "aaaa", FIRST);
+    revision(
+        &db,
+        2,
+        "bbbb",
+        "-- revises: aaaa\n-- up\ncreate index concurrently t_a on t (a);\n-- down\ndrop index concurrently t_a;\n",
+    );
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    let reader = db.connect();
+    reader.run("begin isolation level repeatable read; select * from t where a = 1");
+    let first = db.start(&["migrate", "downgrade"]);
+    db.sql.wait_for("it waits", "select exists (select from pg_index where indexrelid = 't_a'::regclass and not indisvalid)");
+    first.kill();
+    let second = db.start(&["migrate", "downgrade"]);
+    std::thread::sleep(std::time::Duration::from_millis(800));
+    reader.run("commit");
+    second.wait().exits(0).says("took back bbbb");
+    assert_eq!(db.sql.number("select count(*) from pg_class where relname = 't_a'"), 0);
+}

@@ -125,6 +125,13 @@ fn a_column_becomes_not_null_by_a_value() {
     up_and_down(&db, &["add-not-null", "app.amount", "0"]);
     assert_eq!(db.sql.number("select count(*) from app where amount is null"), 0);
     assert!(db.sql.try_run("insert into app (amount) values (null)").is_err());
+    // A default that is there is the application's.
+    db.sql.run("alter table app add kind text default 'new'; update app set kind = null");
+    db.backfill(&["migrate", "revision", "--pattern", "add-not-null", "app.kind", "'old'"])
+        .exits(0);
+    db.backfill(&["migrate", "upgrade", "--gate", "run"]).exits(0);
+    db.sql.run("insert into app (id) values (-7)");
+    assert_eq!(db.sql.text("select kind from app where id = -7"), "new");
     db.backfill(&["migrate", "revision", "--pattern", "add-not-null", "app.amount", "0"])
         .exits(3)
         .says("NOT NULL already");
@@ -142,6 +149,22 @@ fn a_column_becomes_not_null_by_the_rest_of_its_row() {
     up_and_down(&db, &["add-not-null", "app.note", "name || '!'"]);
     db.sql.run("insert into app (name) values ('new')");
     assert_eq!(db.sql.text("select note from app where name = 'new'"), "new!");
+    // Types and functions that are called like a column, and qualified columns, in what a trigger computes.
+    let odd = "coalesce(app.name, public.app.note) || length(code)::text || cast(coalesce(ref, 0) as text) || '2020-01-01'::date";
+    db.sql.run("alter table app add date text, add text text, add length text");
+    let nothing = "nullif(name, name)";
+    db.backfill(&["migrate", "revision", "--pattern", "add-not-null", "app.text", nothing])
+        .exits(0);
+    db.backfill(&["migrate", "upgrade", "--gate", "run"])
+        .exits(3)
+        .says("rows of public.app are left to do");
+    db.sql.run("update app set text = ''");
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    db.sql.run("alter table app alter text drop not null");
+    db.backfill(&["migrate", "revision", "--pattern", "add-not-null", "app.date", odd]).exits(0);
+    db.backfill(&["migrate", "upgrade", "--gate", "run"]).exits(0);
+    db.sql.run("insert into app (name, ref) values ('odd', 7)");
+    assert_eq!(db.sql.text("select date from app where name = 'odd'"), "odd3672020-01-01");
 }
 
 #[test]
@@ -151,6 +174,13 @@ fn a_column_gets_another_name() {
     assert_eq!(last.len(), 1);
     assert_eq!(db.sql.number("select count(*) from app where name is distinct from title"), 0);
     // The application of the new name is deployed beside that of the old one, and then alone.
+    db.sql.run("alter table app alter title drop not null, alter name drop not null; insert into app (id, title) values (-1, 'x'); update app set title = null where id = -1");
+    assert_eq!(
+        db.sql.text("select name is null from app where id = -1"),
+        "t",
+        "the new code may say NULL"
+    );
+    db.sql.run("delete from app where id = -1; alter table app alter title set not null, alter name set not null");
     let both = Application::start(
         &db,
         &[
@@ -171,7 +201,9 @@ fn a_column_gets_another_name() {
             "select title from app where id = {r}",
         ],
     );
-    db.backfill(&["migrate", "upgrade"]).exits(0);
+    // A person has to say that the old name is used no more.
+    db.backfill(&["migrate", "upgrade", "--gate", "run"]).exits(3).says("waits for a person");
+    db.backfill(&["migrate", "upgrade", &last[0]]).exits(0);
     new.finish();
     assert_eq!(
         db.sql.text(
@@ -190,7 +222,7 @@ fn a_column_gets_another_name() {
 #[test]
 fn a_column_gets_another_type() {
     let db = Db::found();
-    up_and_down(&db, &["change-type", "app.amount", "bigint"]);
+    let (last, _) = up_and_down(&db, &["change-type", "app.amount", "bigint"]);
     assert_eq!(db.sql.text("select format_type(atttypid, -1) from pg_attribute where attrelid = 'app'::regclass and attname = 'amount'"), "bigint");
     assert_eq!(db.sql.number("select count(*) from app where amount <> amount_old"), 0);
     // Beyond the old type, while the old column is still there.
@@ -198,7 +230,16 @@ fn a_column_gets_another_type() {
         &db,
         &["insert into app (amount) values (5000000000 + {r})", OLD[2], OLD[4]],
     );
-    db.backfill(&["migrate", "upgrade"]).exits(0);
+    wait_for("one is written", || {
+        db.sql.number("select count(*) from app where amount > 5000000000") > 0
+    });
+    // There is no way back for what the old type cannot hold, and nothing of it is tried.
+    let there = db.snapshot();
+    db.backfill(&["migrate", "downgrade", "-2"])
+        .exits(1)
+        .says("do not fit the type it had before bigint");
+    assert_eq!(db.snapshot(), there);
+    db.backfill(&["migrate", "upgrade", &last[0]]).exits(0);
     new.finish();
     assert!(db.sql.number("select max(amount) from app") > 5_000_000_000);
     db.backfill(&["migrate", "revision", "--pattern", "change-type", "app.id", "numeric"])
@@ -209,9 +250,9 @@ fn a_column_gets_another_type() {
 #[test]
 fn a_column_goes_in_two_phases() {
     let db = Db::found();
-    up_and_down(&db, &["drop-column", "app.legacy"]);
+    let (last, _) = up_and_down(&db, &["drop-column", "app.legacy"]);
     let application = Application::start(&db, &OLD);
-    db.backfill(&["migrate", "upgrade"]).exits(0);
+    db.backfill(&["migrate", "upgrade", &last[0]]).exits(0);
     application.finish();
     assert_eq!(db.sql.number("select count(*) from pg_attribute where attrelid = 'app'::regclass and attname = 'legacy'"), 0);
 }

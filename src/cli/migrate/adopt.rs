@@ -13,6 +13,7 @@ use super::session::Session;
 use super::standing::{Standing, read_tree};
 use super::upgrade::record_of;
 use super::write::{NewFile, tell, write};
+use crate::migrate::file::{self, Statement};
 use crate::state::{Recorded, RevisionState};
 
 /// A tool whose history can be read.
@@ -199,15 +200,21 @@ fn dump(ctx: &Context) -> Option<String> {
 
 /// Without the commands of psql that `pg_dump` puts around it, its settings, and what every database has.
 fn without_meta(dumped: &str) -> String {
-    let is_noise = |line: &&str| {
-        line.starts_with('\\')
-            || line.starts_with("--")
-            || line.starts_with("SET ")
-            || line.starts_with("SELECT pg_catalog.set_config")
-            || line.trim().is_empty()
+    let plain: String = dumped
+        .lines()
+        .filter(|line| !line.starts_with('\\'))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let Some(statements) = file::statements(&plain) else { return String::new() };
+    let is_noise = |statement: &Statement| {
+        let words = statement.words();
+        let is = |i: usize, word: &str| words.get(i).is_some_and(|found| found.text == word);
+        // Bodies of functions name tables that come after them.
+        let is_setting = is(0, "set") && !is(1, "check_function_bodies");
+        is_setting
+            || (is(0, "select") && is(3, "set_config"))
+            || (is(0, "create") && is(1, "schema") && is(2, "public"))
     };
-    let mut text: String =
-        dumped.lines().filter(|line| !is_noise(line)).map(|line| format!("{line}\n")).collect();
-    text = text.replace("CREATE SCHEMA public;\n", "");
-    text
+    let kept = statements.iter().filter(|statement| !is_noise(statement));
+    kept.map(|statement| format!("{};\n", statement.text)).collect()
 }

@@ -29,7 +29,13 @@ pub(super) async fn start(
 ) -> Result<Exit, Failure> {
     let client = &session.watch;
     let spec = ctx.spec(name)?;
-    let plan = Plan::make(client, &spec, ctx.store.schema(), Accepted::default()).await?;
+    let plan = Plan::make(
+        client,
+        &spec,
+        ctx.store.schema(),
+        Accepted { subscribers_prepared: true, only_reads: true },
+    )
+    .await?;
     let newest = ctx.newest_run(client, name).await?;
     let mode = mode(ctx, session, &revision.id, (newest.as_ref(), &plan)).await?;
     let mut exit = Exit::Done;
@@ -71,12 +77,22 @@ async fn mode(
     if run.state != RunState::Succeeded {
         return Ok(run::Mode::StartOrContinue);
     }
-    let mut is_old = ctx.store.was_taken_back(&session.watch, id, run.run_id).await?;
-    if let Some(remaining) = &plan.remaining {
-        let left = proof::is_left(&session.watch, plan, remaining).await;
-        is_old |= left.map_err(statement("look for rows left to do"))?;
+    if ctx.store.was_taken_back(&session.watch, id, run.run_id).await? {
+        return Ok(run::Mode::StartAgain);
     }
-    Ok(if is_old { run::Mode::StartAgain } else { run::Mode::StartOrContinue })
+    let Some(remaining) = &plan.remaining else { return Ok(run::Mode::StartOrContinue) };
+    let left = proof::is_left(&session.watch, plan, remaining).await;
+    match left.map_err(statement("look for rows left to do"))? {
+        false => Ok(run::Mode::StartOrContinue),
+        // `fill` passes over what it has done.
+        true if plan.only_fills() => Ok(run::Mode::StartAgain),
+        true => {
+            let name = &run.name;
+            Err(Failure::refused(format!("run {} of {name} succeeded, and rows are left to do", run.run_id)).hint(format!(
+                "`set` would write all of its rows again; if that is meant: backfill run {name} --again, then upgrade again"
+            )))
+        }
+    }
 }
 
 /// Whether the next run is a new one: the newest was given up, or took back what there was.

@@ -80,7 +80,9 @@ pub(super) fn choose<'s>(
     let mut above: BTreeSet<&str> = BTreeSet::from([goal.id.as_str()]);
     let mut order = Vec::new();
     for one in recorded {
-        if one.parents.iter().any(|parent| above.contains(parent.as_str())) {
+        // One that is half taken back is finished whatever the goal is.
+        let is_half = one.state == RevisionState::Reverting && one.id != goal.id;
+        if is_half || one.parents.iter().any(|parent| above.contains(parent.as_str())) {
             above.insert(&one.id);
             order.push(one);
         }

@@ -40,7 +40,7 @@ pub(super) async fn judge(
 ) -> Result<Judgement, Failure> {
     let name = &demand.name;
     let spec = ctx.spec(name)?;
-    let accepted = Accepted { subscribers_prepared: true };
+    let accepted = Accepted { subscribers_prepared: true, only_reads: true };
     let plan = Plan::make(client, &spec, ctx.store.schema(), accepted).await?;
     let table = plan.table.name.plain();
     if plan.ceiling.is_none() {

@@ -110,9 +110,12 @@ async fn shape(client: &Object, table: &str) -> Result<Shape, Failure> {
     };
     let oid: u32 = row.get(0);
     let mut shape = Shape { schema: row.get(1), table: row.get(2), ..Shape::default() };
-    let columns = "select a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
+    let columns = "select a.attname::text, format_type(a.atttypid, a.atttypmod) || coalesce((select ' COLLATE ' || quote_ident(n.nspname) || '.' || quote_ident(k.collname)
+                              from pg_catalog.pg_collation k join pg_catalog.pg_namespace n on n.oid = k.collnamespace
+                              join pg_catalog.pg_type t on t.oid = a.atttypid
+                             where k.oid = a.attcollation and a.attcollation <> t.typcollation), ''), a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
                           array(select k.conname::text from pg_catalog.pg_constraint k
-                                 where k.conrelid = a.attrelid and k.contype in ('p', 'u', 'f', 'x') and a.attnum = any (k.conkey)
+                                 where k.conrelid = a.attrelid and k.contype in ('p', 'u', 'f', 'x', 'c') and a.attnum = any (k.conkey)
                                 union all select 'foreign key ' || k.conname from pg_catalog.pg_constraint k
                                  where k.confrelid = a.attrelid and a.attnum = any (k.confkey)
                                 union all select 'its sequence' where a.attidentity <> '' or pg_get_expr(d.adbin, d.adrelid) like 'nextval(%'

@@ -14,6 +14,7 @@ use crate::migrate::file::{Revision, Statement};
 use crate::migrate::lint::{Before, Writes, relies};
 use crate::migrate::trace::{Observed, observe};
 use crate::migrate::tree::Tree;
+use crate::migrate::unit::units;
 use crate::server::{Options, Server};
 use crate::spec::Spec;
 
@@ -23,7 +24,7 @@ pub(super) struct Scratch {
     pub ctx: Context,
     name: Option<String>,
     admin: Option<Object>,
-    _server: Option<Server>,
+    server: Option<Server>,
 }
 
 impl Scratch {
@@ -52,7 +53,7 @@ impl Scratch {
                 .map_err(statement("create a scratch database"))?;
             let inner = outer.database.elsewhere(&name, 4)?;
             let ctx = Context { database: inner, ..outer };
-            return Ok(Scratch { ctx, name: Some(name), admin: Some(admin), _server: None });
+            return Ok(Scratch { ctx, name: Some(name), admin: Some(admin), server: None });
         }
         let options = |major| Options { major, settings: Vec::new(), no_fsync: true };
         let server = match Server::start(&options(major)) {
@@ -65,12 +66,9 @@ impl Scratch {
             }
             other => other?,
         };
-        Ok(Scratch {
-            ctx: open(server.url("postgres"))?,
-            name: None,
-            admin: None,
-            _server: Some(server),
-        })
+        let inner = open(server.url("postgres"))?;
+        copy_roles(ctx, &inner).await?;
+        Ok(Scratch { ctx: inner, name: None, admin: None, server: Some(server) })
     }
 
     /// Removes it.
@@ -80,6 +78,19 @@ impl Scratch {
             let _ = admin.batch_execute(&format!("drop database {name} with (force)")).await;
         }
     }
+}
+
+/// The names of the real server's roles, where it can be asked: revisions grant things to them.
+async fn copy_roles(ctx: &Context, scratch: &Context) -> Result<(), Failure> {
+    let Ok(client) = ctx.connect().await else { return Ok(()) };
+    let inner = scratch.connect().await?;
+    let sql = "select rolname::text from pg_catalog.pg_roles where rolname !~ '^pg_'";
+    for row in client.query_typed(sql, &[]).await.unwrap_or_default() {
+        let role = crate::sql::Ident::new(row.get::<_, String>(0));
+        // The superuser is there already.
+        let _ = inner.batch_execute(&format!("CREATE ROLE {role}")).await;
+    }
+    Ok(())
 }
 
 /// What the statements of a revision did, and what it stands on.
@@ -141,13 +152,43 @@ async fn trace_one(
     revision: &Revision,
     old: &BTreeSet<u32>,
 ) -> Result<Vec<Observed>, Failure> {
+    let reset = "RESET ROLE; RESET ALL";
+    client.batch_execute(reset).await.map_err(statement("reset the session"))?;
     let mut observed = Vec::new();
-    client.batch_execute("RESET ALL").await.map_err(statement("reset the session"))?;
-    for step in &revision.up {
-        let seen = observe(client, scratch.ctx.store.schema(), step, old).await;
-        observed.push(seen.map_err(|error| broken(revision, step, &error))?);
+    for unit in units(&revision.up, revision.grouping) {
+        let steps = &revision.up[unit.range.clone()];
+        let schema = scratch.ctx.store.schema();
+        let mut tries = 0;
+        loop {
+            match observe(client, schema, (steps, &unit.kind), old).await {
+                Ok(seen) => {
+                    observed.extend(seen);
+                    break;
+                }
+                Err((_, error))
+                    if tries < ROLES_MAX && make_role(scratch, client, &error).await =>
+                {
+                    tries += 1;
+                }
+                Err((i, error)) => return Err(broken(revision, &steps[i], &error)),
+            }
+        }
     }
     Ok(observed)
+}
+
+/// Roles that one unit may name, and that a private server does not have.
+const ROLES_MAX: u32 = 20;
+
+/// Makes the role that a statement misses, on a private server, where it is nobody's.
+async fn make_role(scratch: &Scratch, client: &Object, error: &tokio_postgres::Error) -> bool {
+    let Some(db) = error.as_db_error().filter(|_| scratch.server.is_some()) else { return false };
+    let missing = db
+        .message()
+        .strip_prefix("role \"")
+        .and_then(|rest| rest.strip_suffix("\" does not exist"));
+    let Some(role) = missing.filter(|_| db.code().code() == "42704") else { return false };
+    client.batch_execute(&format!("CREATE ROLE {}", crate::sql::Ident::new(role))).await.is_ok()
 }
 
 /// A statement that fails on an empty database would fail on any.

@@ -112,6 +112,9 @@ fn marks(standing: &Standing, revision: &Revision) -> String {
     {
         marks.push("gate overridden".to_owned());
     }
+    if revision.stop.is_some() {
+        marks.push("stops before it".to_owned());
+    }
     if !revision.is_reversible() {
         marks.push("no way back".to_owned());
     }
@@ -133,6 +136,7 @@ fn as_json(standing: &Standing, revision: &Revision) -> serde_json::Value {
         "backfill": revision.backfill.as_ref().map(|(name, _)| name),
         "is_reversible": revision.is_reversible(),
         "irreversible": revision.irreversible,
+        "stop": revision.stop,
         "state": record.map_or("pending", |record| record.state.as_str()),
         "applied_at": record.map(|record| &record.applied_at),
         "applied_by": record.map(|record| &record.applied_by),
@@ -202,7 +206,7 @@ pub(super) async fn check(ctx: &Context) -> Result<Exit, Failure> {
     let mut found = Vec::new();
     for edited in standing.edited() {
         found.push(format!(
-            "{} has been edited since it was applied; see: backfill migrate resolve {} --restamp",
+            "{} has been edited since it was applied; see: backfill migrate resolve {} --restamp --reason \"…\"",
             edited.path, edited.id
         ));
     }

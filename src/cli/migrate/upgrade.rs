@@ -49,7 +49,7 @@ pub(super) async fn upgrade(ctx: &Context, target: &str, flags: &Flags) -> Resul
         return told_nothing(ctx, &standing);
     }
     let mut done = Vec::new();
-    let ended = apply_all(ctx, &session, &standing, (&pending, flags), &mut done).await;
+    let ended = apply_all(ctx, &session, &standing, (&pending, target, flags), &mut done).await;
     session.close();
     let left = pending.len() - done.len();
     if ctx.json {
@@ -127,7 +127,7 @@ fn check_late(
     }
     if let Some(late) = standing.tree.late(&standing.applied(), pending).first() {
         return Err(Failure::refused(format!("{} comes before revisions that are applied already", late.path)).hint(
-            "if it does no harm to apply it now: --allow-out-of-order; if it is applied: backfill migrate stamp",
+            "if it does no harm to apply it now: --allow-out-of-order; if it is applied: backfill migrate resolve ID --applied --reason \"…\"",
         ));
     }
     let missing = standing.without_file();
@@ -147,7 +147,7 @@ async fn apply_all(
     ctx: &Context,
     session: &Session,
     standing: &Standing,
-    (pending, flags): (&[&Revision], &Flags),
+    (pending, target, flags): (&[&Revision], &str, &Flags),
     done: &mut Vec<String>,
 ) -> Result<Exit, Failure> {
     let mut exit = Exit::Done;
@@ -158,6 +158,12 @@ async fn apply_all(
     for revision in pending {
         if session.is_stopped() {
             return Err(trouble::stopped(&revision.id, &again));
+        }
+        if let Some(reason) = revision.stop.as_ref().filter(|_| !is_named(&revision.id, target)) {
+            let message =
+                format!("{} ({}) waits for a person: {reason}", revision.id, revision.path);
+            return Err(Failure::refused(message)
+                .hint(format!("when that is so: backfill migrate upgrade {}", revision.id)));
         }
         for demand in &revision.requires {
             if !was_met(standing, revision, demand) {
@@ -280,6 +286,11 @@ pub(super) fn record_of(revision: &Revision, state: RevisionState) -> Recorded {
         applied_by: who(),
         applied_at: String::new(),
     }
+}
+
+/// Whether a revision is the one that was asked for, and not just on the way.
+fn is_named(id: &str, target: &str) -> bool {
+    target.len() >= 4 && id.starts_with(target) && target != "head" && target != "heads"
 }
 
 /// Whether a revision that was interrupted behind its demand has met it: what it did since may keep the question from being asked again.

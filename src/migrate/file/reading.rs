@@ -16,13 +16,14 @@ pub(super) struct Header {
     pub(super) requires: Vec<Requirement>,
     pub(super) grouping: Grouping,
     pub(super) irreversible: Option<String>,
+    pub(super) stop: Option<String>,
     pub(super) backfill: Option<(String, Range<usize>)>,
     pub(super) ignores: Vec<Ignore>,
 }
 
 /// The words that begin a header comment.
-const KEYS: [&str; 6] =
-    ["revises", "requires", "transaction", "irreversible", "backfill", "ignore"];
+const KEYS: [&str; 7] =
+    ["revises", "requires", "transaction", "irreversible", "backfill", "ignore", "stop"];
 
 /// A file being read.
 pub(super) struct Reading<'a> {
@@ -198,6 +199,13 @@ impl<'a> Reading<'a> {
                 span,
                 "here",
                 "say why it cannot be taken back: `-- irreversible: reason`",
+            ),
+            "stop" if !value.is_empty() => self.header.stop = Some(value.to_owned()),
+            "stop" => self.problem(
+                "a reason is missing",
+                span,
+                "here",
+                "say what a person has to see to first: `-- stop: the new code is deployed`",
             ),
             "backfill" => self.header.backfill = Some((value.to_owned(), span)),
             _ => {

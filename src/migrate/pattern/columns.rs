@@ -23,9 +23,9 @@ fn sync(
          \x20       IF NEW.{n} IS NULL THEN NEW.{n} := {with_old}; ELSE NEW.{o} := {with_new}; END IF;\n\
          \x20   ELSIF NEW.{o} IS DISTINCT FROM OLD.{o} THEN\n\
          \x20       NEW.{n} := {with_old};\n\
-         \x20   ELSIF NEW.{n} IS NOT NULL THEN\n\
+         \x20   ELSIF NEW.{n} IS NOT NULL OR current_setting('backfill.writes', true) IS DISTINCT FROM 'on' THEN\n\
          \x20       NEW.{o} := {with_new};\n\
-         \x20   END IF; -- NULL in the new column is the backfill being taken back; the old one stays as it is\n\
+         \x20   END IF; -- when the backfill is taken back, the new column becomes NULL and the old one stays as it is\n\
          \x20   RETURN NEW;\n\
          END\n\
          $$;\n\
@@ -83,7 +83,7 @@ fn check_free(shape: &Shape, column: &Column, new: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{} is held in place by {}; a key cannot be moved by a recipe: build it on the new column first, by hand",
+        "{} is held in place by {}; what holds it cannot be moved by a recipe: build it on the new column first, by hand",
         column.name,
         column.holders.join(", ")
     ))
@@ -118,7 +118,7 @@ pub(super) fn rename_column(shape: &Shape, old: &str, new: &str) -> Result<Recip
         level = "proved";
     }
     let header = format!(
-        "-- requires: {job}@{level}\n-- irreversible: the old column is gone; its values live on in {new}\n-- ignore drop-column: contract of a rename\n"
+        "-- requires: {job}@{level}\n-- stop: no code may use {old} any more\n-- irreversible: the old column is gone; its values live on in {new}\n-- ignore drop-column: contract of a rename\n"
     );
     let mut drop = format!("{sync_down}ALTER TABLE {table} DROP COLUMN {o};\n");
     if let Some(default) = &column.default {
@@ -146,6 +146,11 @@ pub(super) fn change_type(
     let gone = made(&[old, "old"]);
     check_free(shape, column, &new)?;
     check_free(shape, column, &gone)?;
+    if using.is_some() && column.default.is_some() {
+        return Err(format!(
+            "{old} has a default, which would need another form; drop it first, and set the new one behind the swap"
+        ));
+    }
     let (table, short) = (shape.quoted(), shape.table.as_str());
     let job = made(&["convert", short, old]);
     let (o, n, g) = (name(old), name(&new), name(&gone));
@@ -183,18 +188,15 @@ pub(super) fn change_type(
     let mut back = format!(
         "DROP TRIGGER {trigger} ON {table};\nALTER TABLE {table} RENAME COLUMN {o} TO {n};\nALTER TABLE {table} RENAME COLUMN {g} TO {o};\n"
     );
-    if column.is_required {
-        swap.push_str(&format!("ALTER TABLE {table} ALTER COLUMN {g} DROP NOT NULL;\n"));
-        // The way back does not read the table under a strong lock either.
-        let (again, _) = require(&table, short, old);
-        back.push_str(&make(&n, &of_row, &o));
-        back.push_str(&again);
-    } else {
-        back.push_str(&make(&n, &of_row, &o));
-    }
+    back.push_str(&make(&n, &of_row, &o));
     if let Some(default) = &column.default {
         swap.push_str(&format!("ALTER TABLE {table} ALTER COLUMN {o} SET DEFAULT {default};\nALTER TABLE {table} ALTER COLUMN {g} DROP DEFAULT;\n"));
         back.push_str(&format!("ALTER TABLE {table} ALTER COLUMN {o} SET DEFAULT {default};\nALTER TABLE {table} ALTER COLUMN {n} DROP DEFAULT;\n"));
+    }
+    if column.is_required {
+        swap.push_str(&format!("ALTER TABLE {table} ALTER COLUMN {g} DROP NOT NULL;\n"));
+        // The way back does not read the table under a strong lock either; it comes last, because it is cut into transactions.
+        back.push_str(&require(&table, short, old).0);
     }
     // What the old type cannot hold is left out of it, so that no write fails for a column that is about to go.
     let lossy = format!(
@@ -202,14 +204,25 @@ pub(super) fn change_type(
          CREATE TRIGGER {trigger} BEFORE INSERT OR UPDATE OF {o} ON {table}\n    FOR EACH ROW EXECUTE FUNCTION {function}();\n",
         column.kind
     );
-    swap.push_str(&lossy);
-    revisions.push(revision(format!("swap {short} {old}"), &swap_header, &swap, &back));
+    if using.is_some() {
+        // Nobody said how to convert back, so the old column is kept as it was and there is no way back to it.
+        swap_header.push_str("-- stop: from here on only the new form is written\n-- irreversible: nobody said how to convert back\n");
+        let gone = format!("DROP FUNCTION {function}();\n");
+        let body = format!("{swap_header}\n-- up\n{swap}{gone}");
+        revisions.push(Revision { title: format!("swap {short} {old}"), body });
+    } else {
+        swap.push_str(&lossy);
+        revisions.push(revision(format!("swap {short} {old}"), &swap_header, &swap, &back));
+        revisions.push(still_fits(&table, short, (&o, &g), kind));
+    }
     let header = format!(
-        "-- irreversible: the column of the old type is gone\n-- ignore drop-column: nobody knows {gone} but its trigger\n"
+        "-- stop: the new type must have proved itself; there is no way back from here\n-- irreversible: the column of the old type is gone\n-- ignore drop-column: nobody knows {gone} but its trigger\n"
     );
-    let drop = format!(
-        "DROP TRIGGER {trigger} ON {table};\nDROP FUNCTION {function}();\nALTER TABLE {table} DROP COLUMN {g};\n"
-    );
+    let sync = match using {
+        Some(_) => String::new(),
+        None => format!("DROP TRIGGER {trigger} ON {table};\nDROP FUNCTION {function}();\n"),
+    };
+    let drop = format!("{sync}ALTER TABLE {table} DROP COLUMN {g};\n");
     revisions.push(Revision {
         title: format!("drop {short} {gone}"),
         body: format!("{header}\n-- up\n{drop}"),
@@ -220,8 +233,24 @@ pub(super) fn change_type(
     })
 }
 
+/// A revision whose way back looks, before the columns change places again, whether the old type holds everything.
+fn still_fits(table: &str, short: &str, (new, old): (&str, &str), kind: &str) -> Revision {
+    let check = format!(
+        "DO $$\nBEGIN\n    IF EXISTS (SELECT FROM {table} WHERE {old} IS NULL AND {new} IS NOT NULL) THEN\n        \
+         RAISE EXCEPTION 'values of {new} do not fit the type it had before {kind}';\n    END IF;\nEND\n$$;\n"
+    );
+    let header = "-- Nothing on the way there; on the way back it is looked first whether the old type holds everything.\n";
+    revision(format!("keep {short} {new} in both forms"), header, "", &check)
+}
+
 pub(super) fn drop_column(shape: &Shape, wanted: &str) -> Result<Recipe, String> {
     let column = shape.column(wanted)?;
+    if !column.holders.is_empty() {
+        return Err(format!(
+            "with {wanted} goes {}; drop that first, if it is meant",
+            column.holders.join(", ")
+        ));
+    }
     let (table, short, quoted) = (shape.quoted(), shape.table.as_str(), name(wanted));
     let mut revisions = Vec::new();
     if column.is_required {
@@ -233,12 +262,11 @@ pub(super) fn drop_column(shape: &Shape, wanted: &str) -> Result<Recipe, String>
             &again,
         ));
     }
-    let header = "-- The last phase, when no code reads or writes it any more.\n-- irreversible: nobody kept the values\n-- ignore drop-column: no code uses it any more\n";
-    let header = if column.is_required {
-        header.replace("-- ignore drop-column: no code uses it any more\n", "")
-    } else {
-        header.to_owned()
-    };
+    let known =
+        if column.is_required { "" } else { "-- ignore drop-column: no code uses it any more\n" };
+    let header = format!(
+        "-- The last phase.\n-- stop: no code may read or write {wanted} any more\n-- irreversible: nobody kept the values\n{known}"
+    );
     revisions.push(Revision {
         title: format!("drop {short} {wanted}"),
         body: format!("{header}\n-- up\nALTER TABLE {table} DROP COLUMN {quoted};\n"),
