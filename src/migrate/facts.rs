@@ -53,6 +53,8 @@ struct Index {
     is_unique: bool,
     /// The columns it leads with; 0 for an expression.
     columns: Vec<i16>,
+    /// Its definition behind its name.
+    definition: String,
 }
 
 /// One thing that a statement did to what was there before.
@@ -93,8 +95,8 @@ pub enum Change {
     Validated { table: String, name: String, columns: Vec<String> },
     /// A foreign key is gone.
     ForeignKeyDropped { table: String, name: String },
-    /// An index came.
-    IndexAdded { table: String, index: String, is_unique: bool },
+    /// An index came. `twin`: one that was there says the same.
+    IndexAdded { table: String, index: String, is_unique: bool, twin: Option<String> },
     /// An index is gone.
     IndexDropped { table: String, index: String },
 }
@@ -113,7 +115,8 @@ const CONSTRAINTS: &str = "select k.oid, k.conrelid, k.conname::text, k.contype:
     from pg_catalog.pg_constraint k join pg_catalog.pg_namespace n on n.oid = k.connamespace
    where k.conrelid <> 0 and k.contype <> 't' and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', $1)";
 const INDEXES: &str =
-    "select i.indexrelid, i.indrelid, n.nspname || '.' || c.relname, i.indisunique, i.indkey::int2[]
+    "select i.indexrelid, i.indrelid, n.nspname || '.' || c.relname, i.indisunique, i.indkey::int2[],
+           regexp_replace(pg_get_indexdef(i.indexrelid), '^.* ON ', case when i.indisunique then 'unique ' else '' end)
     from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
    where n.nspname !~ '^pg_' and n.nspname not in ('information_schema', $1)";
@@ -162,6 +165,7 @@ impl Facts {
                     name: row.get(2),
                     is_unique: row.get(3),
                     columns: row.get(4),
+                    definition: row.get(5),
                 },
             );
         }
@@ -200,6 +204,13 @@ impl Facts {
             of == oid && super::split::words(source).iter().any(|word| word.text == column)
         });
         !found.has_default && !found.is_required && !is_checked && !is_filled
+    }
+
+    /// An index that says the same as this one.
+    fn twin(&self, index: &Index) -> Option<String> {
+        let is_twin =
+            |other: &&Index| other.table == index.table && other.definition == index.definition;
+        self.indexes.values().find(is_twin).map(|other| other.name.clone())
     }
 
     /// Whether an index leads with these columns, in any order.
@@ -266,6 +277,7 @@ impl Facts {
                     table,
                     index: index.name.clone(),
                     is_unique: index.is_unique,
+                    twin: self.twin(index),
                 });
             }
         }

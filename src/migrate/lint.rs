@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::class::{Outside, Way};
+use super::facts::Change;
 use super::file::{Grouping, Revision, Statement};
 use super::requirement::Level;
 use super::trace::Observed;
@@ -66,6 +67,7 @@ pub fn lint(revision: &Revision, observed: &[Observed], before: &Before) -> Vec<
         }
     }
     found.extend(wide_windows(revision, observed));
+    found.extend(several_keys(revision, observed));
     if revision.grouping == Grouping::File {
         for statement in revision.up.iter().filter(|statement| statement.way == Way::Long) {
             found.push(Finding {
@@ -171,6 +173,33 @@ fn of_the_words(statement: &Statement, seen: &Observed) -> Vec<Finding> {
             _ => {}
         }
     }
+    let starts = |start: &str| {
+        let expected = start.split(' ');
+        words.iter().zip(expected.clone()).all(|(word, keyword)| word.is(keyword))
+            && words.len() >= expected.count()
+    };
+    if starts("alter type") && has("rename") && has("value") {
+        add(
+            "rename-enum-value",
+            "whoever still writes the old value fails".to_owned(),
+            "add the new value, let a backfill replace the old one, and leave that in the type",
+        );
+    }
+    if starts("alter domain") && has("add") && !has("valid") {
+        add(
+            "alter-domain",
+            "every row of every table with a column of this domain is read, under locks that nobody writes past".to_owned(),
+            "ADD CONSTRAINT … NOT VALID, then ALTER DOMAIN … VALIDATE CONSTRAINT; or a CHECK on the column",
+        );
+    }
+    if starts("alter extension") || starts("drop extension") {
+        add(
+            "extension",
+            "what the extension's own scripts do is in no file here, and has no way back"
+                .to_owned(),
+            "read them, try it on a copy, and say so: `-- ignore extension: reason`",
+        );
+    }
     if first == "alter" && has("attach") && has("partition") {
         add(
             "attach-partition",
@@ -207,6 +236,22 @@ fn of_the_words(statement: &Statement, seen: &Observed) -> Vec<Finding> {
 /// Whether rows of a table that was there were written: nothing stronger than the lock for that was taken.
 fn writes(seen: &Observed) -> bool {
     seen.locks.first().is_some_and(|(_, mode)| mode == "RowExclusiveLock")
+}
+
+/// Foreign keys that share a transaction hold the locks of all their tables until the last one is made.
+fn several_keys(revision: &Revision, observed: &[Observed]) -> Option<Finding> {
+    let is_key =
+        |change: &Change| matches!(change, Change::ConstraintAdded { kind, .. } if kind == "f");
+    super::unit::units(&revision.up, revision.grouping).into_iter().find_map(|unit| {
+        let adds_key = |i: &usize| observed.get(*i).is_some_and(|seen| seen.changes.iter().any(is_key));
+        let second = unit.range.filter(adds_key).nth(1)?;
+        Some(Finding {
+            rule: "several-foreign-keys",
+            message: "it is made in the transaction of another foreign key, and the locks of all their tables are held together".to_owned(),
+            safe: "a revision for each; or `-- transaction: none`".to_owned(),
+            span: revision.up[second].span.clone(),
+        })
+    })
 }
 
 /// Two tables locked against everybody in one transaction: each waits for the other's application.

@@ -20,7 +20,7 @@ fn lint_finds_what_would_hurt() {
         1,
         "aaaa",
         "-- revises: base\n-- up\ncreate table t (id int primary key, a int, b varchar(10), c int not null default 0);
-         create table u (id int primary key, t_id int); create table x (id int primary key); create table w (x_id int constraint w_x references x); create index on t (a);\n-- down\ndrop table w; drop table x; drop table u; drop table t;\n",
+         create table u (id int primary key, t_id int); create table x (id int primary key); create type mood as enum ('a'); create domain small as int; create table w (x_id int constraint w_x references x); create index on t (a);\n-- down\ndrop table w; drop table x; drop type mood; drop domain small; drop table u; drop table t;\n",
     );
     db.spec("fill", "table = \"t\"\n[[rule]]\nfill = { a = \"1\" }\n");
     let up = |sql: &str| rules(&db, "bbbb", &format!("-- revises: aaaa\n-- up\n{sql};\n-- down\n"));
@@ -36,6 +36,15 @@ fn lint_finds_what_would_hurt() {
             "foreign-key-without-index",
         ),
         ("alter table w drop constraint w_x", "drop-foreign-key"),
+        ("alter type mood rename value 'a' to 'b'", "rename-enum-value"),
+        ("alter domain small add constraint s check (value < 10)", "alter-domain"),
+        ("create index concurrently t_a2 on t (a)", "duplicate-index"),
+        ("with n as (select 1) update t set a = 1", "dml-in-schema-step"),
+        ("do $$ begin update t set a = 1; end $$", "dml-in-schema-step"),
+        (
+            "create index concurrently u_t on u (t_id); alter table u add foreign key (t_id) references t not valid; alter table u add foreign key (t_id) references x not valid",
+            "several-foreign-keys",
+        ),
         ("reindex table t", "reindex"),
         ("alter table t alter a type bigint", "change-type"),
         ("alter table t add d uuid default gen_random_uuid()", "rewrite"),
@@ -78,6 +87,11 @@ fn lint_finds_what_would_hurt() {
 
     let file = "-- revises: aaaa\n-- transaction: file\n-- up\nalter table t add constraint k check (a > 0) not valid; alter table t validate constraint k;\n-- down\n";
     assert_eq!(rules(&db, "bbbb", file), ["validate-in-same-transaction"]);
+
+    // What fills or forbids another column is no guard of this one; roles that are not there are made.
+    let roles = "-- revises: aaaa\n-- up\nset local search_path = public;\ngrant select on t to nobody_in_particular;\nset role nobody_in_particular;\n-- down\n";
+    revision(&db, 9, "bbbb", roles);
+    db.backfill(&["migrate", "lint", "bbbb"]).exits(0);
 
     // What belongs to backfills: a guard before, a demand behind, and what takes the way back away.
     assert_eq!(

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crate::migrate::revision;
-use crate::support::{Db, Sql, wait_for};
+use crate::support::{Db, Sql, Which, wait_for};
 
 /// An application: several sessions, each running its statements over and over, each on a row of its own choice.
 struct Application {
@@ -121,7 +121,7 @@ fn up_and_down(db: &Db, pattern: &[&str]) -> (Vec<String>, u32) {
 
 #[test]
 fn a_column_becomes_not_null_by_a_value() {
-    let db = Db::found();
+    let db = Db::new(Which::Oldest);
     up_and_down(&db, &["add-not-null", "app.amount", "0"]);
     assert_eq!(db.sql.number("select count(*) from app where amount is null"), 0);
     assert!(db.sql.try_run("insert into app (amount) values (null)").is_err());
@@ -221,7 +221,7 @@ fn a_column_gets_another_name() {
 
 #[test]
 fn a_column_gets_another_type() {
-    let db = Db::found();
+    let db = Db::new(Which::Newest);
     let (last, _) = up_and_down(&db, &["change-type", "app.amount", "bigint"]);
     assert_eq!(db.sql.text("select format_type(atttypid, -1) from pg_attribute where attrelid = 'app'::regclass and attname = 'amount'"), "bigint");
     assert_eq!(db.sql.number("select count(*) from app where amount <> amount_old"), 0);
@@ -249,7 +249,7 @@ fn a_column_gets_another_type() {
 
 #[test]
 fn a_column_goes_in_two_phases() {
-    let db = Db::found();
+    let db = Db::new(Which::Oldest);
     let (last, _) = up_and_down(&db, &["drop-column", "app.legacy"]);
     let application = Application::start(&db, &OLD);
     db.backfill(&["migrate", "upgrade", &last[0]]).exits(0);
@@ -259,7 +259,7 @@ fn a_column_goes_in_two_phases() {
 
 #[test]
 fn constraints_and_indexes_come_without_being_noticed() {
-    let db = Db::found();
+    let db = Db::new(Which::Newest);
     up_and_down(&db, &["add-fk", "app.ref", "refs (id)"]);
     assert_eq!(db.sql.number("select count(*) from pg_constraint where conrelid = 'app'::regclass and contype = 'f' and convalidated"), 1);
     assert_eq!(db.sql.number("select count(*) from pg_indexes where indexname = 'app_ref_idx'"), 1);

@@ -125,6 +125,13 @@ pub(super) fn of_a_change(change: &Change, seen: &Observed, before: &Before) -> 
             format!("CREATE INDEX CONCURRENTLY on {table} ({}) before it", columns.join(", ")),
         ));
     }
+    if let Change::IndexAdded { table, index, twin: Some(twin), .. } = change {
+        found.push((
+            "duplicate-index",
+            format!("{index} is the same as {twin}; every write to {table} pays for both"),
+            "leave it out, or drop the other one CONCURRENTLY when this one is there".to_owned(),
+        ));
+    }
     found.extend(about_data(change, before));
     found
 }
