@@ -229,10 +229,16 @@ fn an_older_checkout_can_go_back() {
         "bbbb",
         "-- revises: aaaa\n-- up\nalter table t add column c int;\n-- down\nalter table t drop column c;\n",
     );
+    let one = db.backfill(&["migrate", "upgrade", "+1", "--json"]).exits(0).json();
+    assert_eq!((&one["applied"][0], &one["left"]), (&"aaaa".into(), &0.into()));
     db.backfill(&["migrate", "upgrade"]).exits(0);
     std::fs::remove_file(db.directory.join("migrations/20260102_bbbb_step.sql")).unwrap();
     revision(&db, 3, "cccc", "-- revises: aaaa\n-- up\nselect 1;\n-- down\n");
     db.backfill(&["migrate", "upgrade"]).exits(3).says("bbbb").says("not among the files");
+    assert_eq!(
+        db.backfill(&["migrate", "upgrade", "--json"]).exits(3).json()["error"]["exit_code"],
+        3
+    );
     db.backfill(&["migrate", "check"]).exits(6).prints("has no file here");
     db.backfill(&["migrate", "downgrade", "aaaa"]).exits(0).says("took back bbbb");
     assert_eq!(

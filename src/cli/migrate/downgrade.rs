@@ -33,7 +33,8 @@ pub(super) async fn downgrade(
     let mut done = Vec::new();
     let ended = take_all_back(ctx, &session, &standing, (&doomed, change), &mut done).await;
     session.close();
-    if ctx.json {
+    // A failure prints an object of its own.
+    if ctx.json && ended.is_ok() {
         print_json(&serde_json::json!({ "taken_back": done, "left": doomed.len() - done.len() }));
     }
     match ended {

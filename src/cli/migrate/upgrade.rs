@@ -52,7 +52,8 @@ pub(super) async fn upgrade(ctx: &Context, target: &str, flags: &Flags) -> Resul
     let ended = apply_all(ctx, &session, &standing, (&pending, target, flags), &mut done).await;
     session.close();
     let left = pending.len() - done.len();
-    if ctx.json {
+    // A failure prints an object of its own.
+    if ctx.json && ended.is_ok() {
         print_json(&serde_json::json!({ "applied": done, "left": left }));
     }
     match ended {
