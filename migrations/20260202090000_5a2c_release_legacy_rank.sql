@@ -1,5 +1,6 @@
 -- First of two steps that drop legacy_rank: the application may leave it out.
 -- revises: 4d96
+-- ignore drop-not-null: it is about to go, and no reader of it is to be left
 
 -- up
 ALTER TABLE public.skills ALTER COLUMN legacy_rank DROP NOT NULL;

@@ -19,17 +19,31 @@ pub struct Diagnostic {
     pub label: String,
     /// What to do about it.
     pub help: Option<String>,
+    /// Whether it is only worth knowing.
+    pub is_note: bool,
 }
 
 impl Diagnostic {
     /// A problem without advice.
     pub fn new(message: impl Into<String>, span: Range<usize>, label: impl Into<String>) -> Self {
-        Diagnostic { message: message.into(), span, label: label.into(), help: None }
+        Diagnostic {
+            message: message.into(),
+            span,
+            label: label.into(),
+            help: None,
+            is_note: false,
+        }
     }
 
     /// Adds the advice.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    /// Makes it something that is only worth knowing.
+    pub fn noted(mut self, is_note: bool) -> Self {
+        self.is_note = is_note;
         self
     }
 }
@@ -100,7 +114,8 @@ impl Report {
         let start = problem.span.start.min(end);
         let annotation = AnnotationKind::Primary.span(start..end).label(&problem.label);
         let snippet = Snippet::source(&self.source).path(&self.path).annotation(annotation);
-        let mut group = Level::ERROR.primary_title(&problem.message).element(snippet);
+        let level = if problem.is_note { Level::NOTE } else { Level::ERROR };
+        let mut group = level.primary_title(&problem.message).element(snippet);
         if let Some(help) = &problem.help {
             group = group.element(Level::HELP.message(help));
         }

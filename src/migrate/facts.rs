@@ -1,12 +1,11 @@
 //! What a statement changed, told by the catalogs before and after it.
 
+mod reading;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
-use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Error};
-
 use crate::sql::Ident;
+use serde::Serialize;
 
 /// What the catalogs hold, by the objects' own numbers, so that a new name is seen as one.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +30,8 @@ struct Column {
     name: String,
     kind: String,
     is_required: bool,
-    has_default: bool,
+    /// As the server writes it.
+    default: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +44,8 @@ struct Constraint {
     definition: String,
     /// The index behind a unique one.
     index: Option<u32>,
+    /// Whether a foreign key's columns have other types than those they point to.
+    is_mixed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -51,10 +53,11 @@ struct Index {
     table: u32,
     name: String,
     is_unique: bool,
-    /// The columns it leads with; 0 for an expression.
+    /// The columns it is ordered by; 0 for an expression.
     columns: Vec<i16>,
     /// Its definition behind its name.
     definition: String,
+    is_partial: bool,
 }
 
 /// One thing that a statement did to what was there before.
@@ -68,8 +71,10 @@ pub enum Change {
     TableDropped { table: String },
     /// A table has another name.
     TableRenamed { table: String, to: String },
+    /// A table came.
+    TableAdded { table: String, columns: Vec<NewColumn>, key: Vec<String> },
     /// A column came.
-    ColumnAdded { table: String, column: String, is_required: bool, has_default: bool },
+    ColumnAdded { table: String, column: NewColumn },
     /// A column is gone, with its values.
     ColumnDropped { table: String, column: String },
     /// A column has another name.
@@ -78,10 +83,12 @@ pub enum Change {
     TypeChanged { table: String, column: String, from: String, to: String },
     /// A column may be NULL.
     Released { table: String, column: String },
+    /// A column has no default any more.
+    DefaultDropped { table: String, column: String, is_required: bool },
     /// A column may not be NULL any more. `is_proved`: a validated check said so before, and nothing is read.
     Required { table: String, column: String, is_proved: bool },
     /// A constraint came. `is_valid`: existing rows were read for it. `is_fast`: it took an index that was there.
-    /// `has_index`: an index leads with its columns.
+    /// `has_index`: an index leads with its columns. `is_mixed`: it points to columns of other types.
     ConstraintAdded {
         table: String,
         name: String,
@@ -89,90 +96,42 @@ pub enum Change {
         is_valid: bool,
         is_fast: bool,
         has_index: bool,
+        is_mixed: bool,
         columns: Vec<String>,
     },
     /// A constraint was checked against the rows that are there.
     Validated { table: String, name: String, columns: Vec<String> },
     /// A foreign key is gone.
     ForeignKeyDropped { table: String, name: String },
-    /// An index came. `twin`: one that was there says the same.
-    IndexAdded { table: String, index: String, is_unique: bool, twin: Option<String> },
-    /// An index is gone.
-    IndexDropped { table: String, index: String },
+    /// An index came. `twin`: one that was there says the same. `columns`: what it is ordered by; an expression has no name.
+    /// `is_whole`: it holds all rows, by plain columns.
+    IndexAdded {
+        table: String,
+        index: String,
+        is_unique: bool,
+        is_hash: bool,
+        is_whole: bool,
+        columns: Vec<String>,
+        twin: Option<String>,
+    },
+    /// An index is gone. `columns`: as above.
+    IndexDropped { table: String, index: String, columns: Vec<String> },
 }
 
-const RELATIONS: &str =
-    "select c.oid, n.nspname || '.' || c.relname, c.relkind::text, c.relfilenode
-    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-   where n.nspname !~ '^pg_' and n.nspname not in ('information_schema', $1)";
-const COLUMNS: &str = "select a.attrelid, a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.atthasdef
-    from pg_catalog.pg_attribute a join pg_catalog.pg_class c on c.oid = a.attrelid
-    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-   where c.relkind in ('r', 'p') and a.attnum > 0 and not a.attisdropped
-     and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', $1)";
-const CONSTRAINTS: &str = "select k.oid, k.conrelid, k.conname::text, k.contype::text, k.convalidated, coalesce(k.conkey, '{}'), pg_get_constraintdef(k.oid),
-           case when k.contype in ('p', 'u', 'x') then k.conindid end
-    from pg_catalog.pg_constraint k join pg_catalog.pg_namespace n on n.oid = k.connamespace
-   where k.conrelid <> 0 and k.contype <> 't' and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', $1)";
-const INDEXES: &str =
-    "select i.indexrelid, i.indrelid, n.nspname || '.' || c.relname, i.indisunique, i.indkey::int2[],
-           regexp_replace(pg_get_indexdef(i.indexrelid), '^.* ON ', case when i.indisunique then 'unique ' else '' end)
-    from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
-    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-   where n.nspname !~ '^pg_' and n.nspname not in ('information_schema', $1)";
-/// Row triggers before INSERT.
-const GUARDS: &str = "select t.tgrelid, p.prosrc from pg_catalog.pg_trigger t join pg_catalog.pg_proc p on p.oid = t.tgfoid
-    where not t.tgisinternal and t.tgtype & 7 = 7 and $1::text is not null";
+/// A column that came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NewColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type, as the server writes it.
+    pub kind: String,
+    /// Whether it may not be NULL.
+    pub is_required: bool,
+    /// Its default, as the server writes it.
+    pub default: Option<String>,
+}
 
 impl Facts {
-    /// Reads them; those of the state tables are left out.
-    pub async fn read(client: &Client, state_schema: &Ident) -> Result<Facts, Error> {
-        let schema = state_schema.as_str();
-        let ask = async |sql: &str| client.query_typed(sql, &[(&schema, Type::TEXT)]).await;
-        let mut facts = Facts::default();
-        for row in ask(RELATIONS).await? {
-            facts.relations.insert(
-                row.get(0),
-                Relation { name: row.get(1), kind: row.get(2), file: row.get(3) },
-            );
-        }
-        for row in ask(COLUMNS).await? {
-            let column = Column {
-                name: row.get(2),
-                kind: row.get(3),
-                is_required: row.get(4),
-                has_default: row.get(5),
-            };
-            facts.columns.insert((row.get(0), row.get(1)), column);
-        }
-        for row in ask(CONSTRAINTS).await? {
-            let constraint = Constraint {
-                table: row.get(1),
-                name: row.get(2),
-                kind: row.get(3),
-                is_valid: row.get(4),
-                columns: row.get(5),
-                definition: row.get(6),
-                index: row.get(7),
-            };
-            facts.constraints.insert(row.get(0), constraint);
-        }
-        for row in ask(INDEXES).await? {
-            facts.indexes.insert(
-                row.get(0),
-                Index {
-                    table: row.get(1),
-                    name: row.get(2),
-                    is_unique: row.get(3),
-                    columns: row.get(4),
-                    definition: row.get(5),
-                },
-            );
-        }
-        facts.guards = ask(GUARDS).await?.iter().map(|row| (row.get(0), row.get(1))).collect();
-        Ok(facts)
-    }
-
     /// The tables there are, by number.
     pub fn tables(&self) -> BTreeSet<u32> {
         let is_table = |relation: &Relation| ["r", "p", "m"].contains(&relation.kind.as_str());
@@ -203,7 +162,7 @@ impl Facts {
         let is_filled = self.guards.iter().any(|(of, source)| {
             of == oid && super::split::words(source).iter().any(|word| word.text == column)
         });
-        !found.has_default && !found.is_required && !is_checked && !is_filled
+        found.default.is_none() && !found.is_required && !is_checked && !is_filled
     }
 
     /// An index that says the same as this one.
@@ -242,9 +201,9 @@ impl Facts {
         })
     }
 
-    /// What became of the relations in `old` (those that count as having been there) between two looks.
+    /// What became of the relations in `old` (those that count as having been there) between two looks, and the tables that came.
     pub fn changes(&self, after: &Facts, old: &BTreeSet<u32>) -> Vec<Change> {
-        let mut changes = Vec::new();
+        let mut changes = after.tables_added(self);
         for oid in old {
             let Some(before) = self.relations.get(oid) else { continue };
             let table = before.name.clone();
@@ -268,6 +227,28 @@ impl Facts {
             self.column_changes(after, *oid, &mut changes);
         }
         self.constraint_changes(after, old, &mut changes);
+        self.index_changes(after, old, &mut changes);
+        changes
+    }
+
+    /// Tables that are not among those from before.
+    fn tables_added(&self, before: &Facts) -> Vec<Change> {
+        let is_new = |(oid, relation): &(&u32, &Relation)| {
+            ["r", "p"].contains(&relation.kind.as_str()) && !before.relations.contains_key(oid)
+        };
+        let added = self.relations.iter().filter(is_new).map(|(oid, relation)| {
+            let columns = self.columns.range((*oid, i16::MIN)..=(*oid, i16::MAX));
+            let key = self.constraints.values().find(|k| k.table == *oid && k.kind == "p");
+            Change::TableAdded {
+                table: relation.name.clone(),
+                columns: columns.map(|(_, column)| column.as_new()).collect(),
+                key: key.map_or_else(Vec::new, |key| self.column_names(*oid, &key.columns)),
+            }
+        });
+        added.collect()
+    }
+
+    fn index_changes(&self, after: &Facts, old: &BTreeSet<u32>, changes: &mut Vec<Change>) {
         for (oid, index) in &after.indexes {
             let is_new = !self.indexes.contains_key(oid) && old.contains(&index.table);
             let backs = after.constraints.values().any(|constraint| constraint.index == Some(*oid));
@@ -277,6 +258,9 @@ impl Facts {
                     table,
                     index: index.name.clone(),
                     is_unique: index.is_unique,
+                    is_hash: index.definition.contains("USING hash "),
+                    is_whole: !index.is_partial && !index.columns.contains(&0),
+                    columns: after.index_columns(index),
                     twin: self.twin(index),
                 });
             }
@@ -286,10 +270,16 @@ impl Facts {
                 !after.indexes.contains_key(oid) && after.relations.contains_key(&index.table);
             if is_gone && old.contains(&index.table) && !is_named(&after.indexes, index) {
                 let table = self.name(index.table).unwrap_or_default().to_owned();
-                changes.push(Change::IndexDropped { table, index: index.name.clone() });
+                let columns = self.index_columns(index);
+                changes.push(Change::IndexDropped { table, index: index.name.clone(), columns });
             }
         }
-        changes
+    }
+
+    /// What an index is ordered by; an expression has no name.
+    fn index_columns(&self, index: &Index) -> Vec<String> {
+        let name = |n: &i16| self.columns.get(&(index.table, *n)).map(|column| column.name.clone());
+        index.columns.iter().map(|n| name(n).unwrap_or_default()).collect()
     }
 
     fn column_changes(&self, after: &Facts, oid: u32, changes: &mut Vec<Change>) {
@@ -320,6 +310,10 @@ impl Facts {
             if before.is_required && !now.is_required {
                 changes.push(Change::Released { table: table.clone(), column: column.clone() });
             }
+            if before.default.is_some() && now.default.is_none() {
+                let (table, column, is_required) = (table.clone(), column.clone(), now.is_required);
+                changes.push(Change::DefaultDropped { table, column, is_required });
+            }
             // On 18 the column is marked before its constraint is valid; nothing is read until then.
             let waits = |k: &Constraint| {
                 k.kind == "n" && k.table == oid && k.columns == [key.1] && !k.is_valid
@@ -331,13 +325,7 @@ impl Facts {
         }
         for (key, now) in after.columns.range(range) {
             if !self.columns.contains_key(key) {
-                let (is_required, has_default) = (now.is_required, now.has_default);
-                changes.push(Change::ColumnAdded {
-                    table: table.clone(),
-                    column: now.name.clone(),
-                    is_required,
-                    has_default,
-                });
+                changes.push(Change::ColumnAdded { table: table.clone(), column: now.as_new() });
             }
         }
     }
@@ -358,6 +346,7 @@ impl Facts {
                         is_valid,
                         is_fast,
                         has_index: after.has_index(now.table, &now.columns),
+                        is_mixed: now.is_mixed,
                         columns,
                     });
                 }
@@ -375,6 +364,13 @@ impl Facts {
                 changes.push(Change::ForeignKeyDropped { table, name: before.name.clone() });
             }
         }
+    }
+}
+
+impl Column {
+    fn as_new(&self) -> NewColumn {
+        let Column { name, kind, is_required, default } = self.clone();
+        NewColumn { name, kind, is_required, default }
     }
 }
 

@@ -3,17 +3,21 @@
 //! Most rules judge what was observed on a scratch database, not the text: they see through functions and DO blocks, and they know
 //! which tables were there before. Only what the catalogs cannot show is read from the words.
 
+mod advice;
 mod changes;
+mod wording;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::class::{Outside, Way};
+use super::class::Way;
 use super::facts::Change;
-use super::file::{Grouping, Revision, Statement};
+use super::file::{Grouping, Revision};
 use super::requirement::Level;
 use super::trace::Observed;
+use advice::of_taste;
 use changes::of_a_change;
+use wording::of_the_words;
 
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +30,28 @@ pub struct Finding {
     pub safe: String,
     /// Where in the file.
     pub span: Range<usize>,
+    /// How much it weighs.
+    pub weight: Weight,
+}
+
+/// How much a finding weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// It hurts a live application, or loses something: the check fails.
+    Warning,
+    /// It costs something later, or is a matter of taste: it is only said.
+    Note,
+}
+
+impl Finding {
+    fn new(
+        rule: &'static str,
+        message: String,
+        safe: impl Into<String>,
+        span: &Range<usize>,
+    ) -> Finding {
+        Finding { rule, message, safe: safe.into(), span: span.clone(), weight: Weight::Warning }
+    }
 }
 
 /// What a backfill writes.
@@ -58,26 +84,26 @@ pub fn lint(revision: &Revision, observed: &[Observed], before: &Before) -> Vec<
         // A truncated table has a new file too; that is no news.
         let is_truncate = statement.words().first().is_some_and(|word| word.is("truncate"));
         for change in seen.changes.iter().filter(|_| !is_truncate) {
-            found.extend(of_a_change(change, seen, before).into_iter().map(
-                |(rule, message, safe)| {
-                    let span = statement.span.clone();
-                    Finding { rule, message, safe, span }
-                },
-            ));
+            found.extend(
+                of_a_change(change, seen, before).into_iter().map(|(rule, message, safe)| {
+                    Finding::new(rule, message, safe, &statement.span)
+                }),
+            );
         }
     }
+    found.extend(of_taste(revision, observed));
     found.extend(wide_windows(revision, observed));
+    found.extend(window_without_index(revision, observed));
+    found.extend(several_passes(revision, observed));
     found.extend(several_keys(revision, observed));
     if revision.grouping == Grouping::File {
         for statement in revision.up.iter().filter(|statement| statement.way == Way::Long) {
-            found.push(Finding {
-                rule: "validate-in-same-transaction",
-                message: "the locks of the statements before it are held while all rows are read"
-                    .to_owned(),
-                safe: "remove `-- transaction: file`: it then gets a transaction of its own"
-                    .to_owned(),
-                span: statement.span.clone(),
-            });
+            found.push(Finding::new(
+                "validate-in-same-transaction",
+                "the locks of the statements before it are held while all rows are read".to_owned(),
+                "remove `-- transaction: file`: it then gets a transaction of its own".to_owned(),
+                &statement.span,
+            ));
         }
     }
     if revision.irreversible.is_some() {
@@ -89,15 +115,12 @@ pub fn lint(revision: &Revision, observed: &[Observed], before: &Before) -> Vec<
         let count = found.len();
         found.retain(|finding| finding.rule != ignore.rule);
         if found.len() == count {
-            unused.push(Finding {
-                rule: "unused-ignore",
-                message: format!(
-                    "`{}` is passed over here, and nothing of it is found",
-                    ignore.rule
-                ),
-                safe: "remove the line".to_owned(),
-                span: ignore.span.clone(),
-            });
+            unused.push(Finding::new(
+                "unused-ignore",
+                format!("`{}` is passed over here, and nothing of it is found", ignore.rule),
+                "remove the line".to_owned(),
+                &ignore.span,
+            ));
         }
     }
     found.extend(unused);
@@ -107,135 +130,30 @@ pub fn lint(revision: &Revision, observed: &[Observed], before: &Before) -> Vec<
 }
 
 fn of_the_file(revision: &Revision, before: &Before) -> Vec<Finding> {
-    let start = 0..revision.source.find('\n').unwrap_or(revision.source.len());
+    let start = &(0..revision.source.find('\n').unwrap_or(revision.source.len()));
     let mut found = Vec::new();
     if !revision.is_reversible() && revision.irreversible.is_none() {
-        found.push(Finding {
-            rule: "no-way-back",
-            message: "there is no `-- down`, and no reason why".to_owned(),
-            safe: "write the way back, or say why there is none: `-- irreversible: reason`"
-                .to_owned(),
-            span: start,
-        });
+        found.push(Finding::new(
+            "no-way-back",
+            "there is no `-- down`, and no reason why".to_owned(),
+            "write the way back, or say why there is none: `-- irreversible: reason`".to_owned(),
+            start,
+        ));
     }
     if let Some((name, span)) = &revision.backfill
         && !before.unguarded.is_empty()
     {
-        found.push(Finding {
-            rule: "backfill-without-guard",
-            message: format!(
+        found.push(Finding::new(
+            "backfill-without-guard",
+            format!(
                 "rows inserted behind the back of {name} can still come without {}",
                 before.unguarded.join(", ")
             ),
-            safe: "set a default, or a trigger before INSERT, in a revision before this one"
-                .to_owned(),
-            span: span.clone(),
-        });
+            "set a default, or a trigger before INSERT, in a revision before this one".to_owned(),
+            span,
+        ));
     }
     found
-}
-
-/// What only the words tell.
-fn of_the_words(statement: &Statement, seen: &Observed) -> Vec<Finding> {
-    let words = statement.words();
-    let mut found = Vec::new();
-    let mut add = |rule, message: String, safe: &str| {
-        found.push(Finding { rule, message, safe: safe.to_owned(), span: statement.span.clone() });
-    };
-    let first = words.first().map(|word| word.text.as_str()).unwrap_or_default();
-    let has = |keyword: &str| words.iter().any(|word| word.is(keyword));
-    if let Some((table, _)) = seen.locks.first() {
-        match first {
-            "update" | "delete" | "merge" | "with" | "do" | "select" | "call" if writes(seen) => {
-                add(
-                    "dml-in-schema-step",
-                    format!(
-                        "all rows of {table} are written in one transaction, and a crash begins it again"
-                    ),
-                    "make it a backfill: backfill new NAME --from-sql \"…\", then backfill migrate revision --backfill NAME",
-                );
-            }
-            "reindex" => add(
-                "reindex",
-                format!("nobody can write to {table} while its indexes are built anew"),
-                "REINDEX … CONCURRENTLY",
-            ),
-            "refresh" => add(
-                "refresh",
-                format!("nobody can read {table} while it is computed anew"),
-                "REFRESH MATERIALIZED VIEW CONCURRENTLY, which needs a unique index",
-            ),
-            "truncate" => add(
-                "truncate",
-                format!("all rows of {table} are gone at once"),
-                "say that it is meant: `-- ignore truncate: reason`",
-            ),
-            _ => {}
-        }
-    }
-    let starts = |start: &str| {
-        let expected = start.split(' ');
-        words.iter().zip(expected.clone()).all(|(word, keyword)| word.is(keyword))
-            && words.len() >= expected.count()
-    };
-    if starts("alter type") && has("rename") && has("value") {
-        add(
-            "rename-enum-value",
-            "whoever still writes the old value fails".to_owned(),
-            "add the new value, let a backfill replace the old one, and leave that in the type",
-        );
-    }
-    if starts("alter domain") && has("add") && !has("valid") {
-        add(
-            "alter-domain",
-            "every row of every table with a column of this domain is read, under locks that nobody writes past".to_owned(),
-            "ADD CONSTRAINT … NOT VALID, then ALTER DOMAIN … VALIDATE CONSTRAINT; or a CHECK on the column",
-        );
-    }
-    if starts("alter extension") || starts("drop extension") {
-        add(
-            "extension",
-            "what the extension's own scripts do is in no file here, and has no way back"
-                .to_owned(),
-            "read them, try it on a copy, and say so: `-- ignore extension: reason`",
-        );
-    }
-    if first == "alter" && has("attach") && has("partition") {
-        add(
-            "attach-partition",
-            "rows of the new partition are read under a lock that nobody passes, unless a check already says where they belong".to_owned(),
-            "add a CHECK of the bounds to it NOT VALID, validate it, attach it, drop the check; or `-- ignore attach-partition: it has one`",
-        );
-    }
-    if first == "alter"
-        && has("detach")
-        && has("partition")
-        && matches!(statement.way, Way::Together)
-    {
-        add(
-            "detach-partition",
-            "nobody can read or write the whole table until the lock is had and given back"
-                .to_owned(),
-            "DETACH PARTITION … CONCURRENTLY",
-        );
-    }
-    if let Way::Outside(Outside::CreateIndex { name, .. }) = &statement.way
-        && has("exists")
-    {
-        add(
-            "concurrently-if-not-exists",
-            format!(
-                "IF NOT EXISTS takes an invalid {name} for the index; here it is built anew, elsewhere it would stay"
-            ),
-            "leave IF NOT EXISTS out: an interrupted build is found and healed without it",
-        );
-    }
-    found
-}
-
-/// Whether rows of a table that was there were written: nothing stronger than the lock for that was taken.
-fn writes(seen: &Observed) -> bool {
-    seen.locks.first().is_some_and(|(_, mode)| mode == "RowExclusiveLock")
 }
 
 /// Foreign keys that share a transaction hold the locks of all their tables until the last one is made.
@@ -245,13 +163,74 @@ fn several_keys(revision: &Revision, observed: &[Observed]) -> Option<Finding> {
     super::unit::units(&revision.up, revision.grouping).into_iter().find_map(|unit| {
         let adds_key = |i: &usize| observed.get(*i).is_some_and(|seen| seen.changes.iter().any(is_key));
         let second = unit.range.filter(adds_key).nth(1)?;
-        Some(Finding {
-            rule: "several-foreign-keys",
-            message: "it is made in the transaction of another foreign key, and the locks of all their tables are held together".to_owned(),
-            safe: "a revision for each; or `-- transaction: none`".to_owned(),
-            span: revision.up[second].span.clone(),
-        })
+        Some(Finding::new(
+            "several-foreign-keys",
+            "it is made in the transaction of another foreign key, and the locks of all their tables are held together".to_owned(),
+            "a revision for each; or `-- transaction: none`".to_owned(),
+            &revision.up[second].span,
+        ))
     })
+}
+
+/// An index that is dropped before the one that takes its place is there.
+fn window_without_index(revision: &Revision, observed: &[Observed]) -> Vec<Finding> {
+    let mut gone: Vec<(&String, &String, &[String])> = Vec::new();
+    let mut found = Vec::new();
+    for (statement, seen) in revision.up.iter().zip(observed) {
+        for change in &seen.changes {
+            match change {
+                Change::IndexDropped { table, index, columns } => {
+                    gone.push((table, index, columns));
+                }
+                Change::IndexAdded { table, columns, .. } => {
+                    let leads = |(of, _, had): &&(&String, &String, &[String])| {
+                        *of == table && had.first() == columns.first()
+                    };
+                    let Some((_, old, _)) = gone.iter().find(leads) else { continue };
+                    found.push(Finding::new(
+                        "replace-index",
+                        format!("{old} is dropped before this one is there: until it is built, what needs it reads all of {table}"),
+                        "build the new one under another name first, then drop the old one, then rename",
+                        &statement.span,
+                    ));
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// Statements that each go through all rows of one table under its lock, where one ALTER TABLE would go through them once.
+fn several_passes(revision: &Revision, observed: &[Observed]) -> Vec<Finding> {
+    let mut passed: BTreeSet<&str> = BTreeSet::new();
+    let mut found = Vec::new();
+    for (statement, seen) in revision.up.iter().zip(observed) {
+        let is_alter = statement.words().first().is_some_and(|word| word.is("alter"));
+        let tables: BTreeSet<&str> = seen
+            .changes
+            .iter()
+            .filter(|_| is_alter)
+            .filter_map(|change| match change {
+                Change::Rewritten { table }
+                | Change::Required { table, is_proved: false, .. }
+                | Change::ConstraintAdded { table, is_valid: true, is_fast: false, .. } => {
+                    Some(table.as_str())
+                }
+                _ => None,
+            })
+            .collect();
+        if let Some(table) = tables.iter().find(|table| passed.contains(*table)) {
+            found.push(Finding::new(
+                "several-alters",
+                format!("all rows of {table} are gone through again for it"),
+                "one ALTER TABLE with all its clauses goes through them once",
+                &statement.span,
+            ));
+        }
+        passed.extend(tables);
+    }
+    found
 }
 
 /// Two tables locked against everybody in one transaction: each waits for the other's application.
@@ -265,15 +244,15 @@ fn wide_windows(revision: &Revision, observed: &[Observed]) -> Vec<Finding> {
             let had = tables.len();
             tables.extend(strong.map(|(table, _)| table.as_str()));
             if had > 0 && tables.len() > had {
-                found.push(Finding {
-                    rule: "wide-lock-window",
-                    message: format!(
+                found.push(Finding::new(
+                    "wide-lock-window",
+                    format!(
                         "one transaction locks {} against everybody",
                         tables.iter().copied().collect::<Vec<_>>().join(" and ")
                     ),
-                    safe: "a revision for each; or `-- transaction: none`".to_owned(),
-                    span: revision.up[i].span.clone(),
-                });
+                    "a revision for each; or `-- transaction: none`".to_owned(),
+                    &revision.up[i].span,
+                ));
                 break;
             }
         }

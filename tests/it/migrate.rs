@@ -110,7 +110,21 @@ fn the_examples_story_on_the_newest_server() {
 
 #[test]
 fn killed_at_every_step_and_taken_up_again() {
-    let straight = Db::found();
+    killed_at_every_step(Which::Found);
+}
+
+#[test]
+fn killed_at_every_step_and_taken_up_again_on_13() {
+    killed_at_every_step(Which::Oldest);
+}
+
+#[test]
+fn killed_at_every_step_and_taken_up_again_on_18() {
+    killed_at_every_step(Which::Newest);
+}
+
+fn killed_at_every_step(which: Which) {
+    let straight = Db::new(which);
     example(&straight);
     straight.backfill(&["migrate", "upgrade", "a95e"]).exits(0);
     load(&straight, 300);
@@ -119,7 +133,7 @@ fn killed_at_every_step_and_taken_up_again() {
     straight.backfill(&["migrate", "downgrade", "base"]).exits(0);
     let base = schema(&straight);
 
-    let db = Db::found();
+    let db = Db::new(which);
     example(&db);
     db.backfill(&["migrate", "upgrade", "3f1a"]).exits(0);
     load(&db, 300);

@@ -8,8 +8,14 @@ fn rules(db: &Db, id: &str, text: &str) -> Vec<String> {
     let found = db.backfill(&["migrate", "lint", id, "--json", "--scratch-url", &db.url]);
     let json = found.json();
     let findings = json["findings"].as_array().unwrap_or_else(|| panic!("{}", found.stdout));
-    assert_eq!(found.code, if findings.is_empty() { 0 } else { 6 });
-    findings.iter().map(|finding| finding["rule"].as_str().unwrap().to_owned()).collect()
+    let of = |weight: &str| -> Vec<String> {
+        let of_it = findings.iter().filter(|finding| finding["weight"] == weight);
+        of_it.map(|finding| finding["rule"].as_str().unwrap().to_owned()).collect()
+    };
+    let (warnings, notes) = (of("warning"), of("note"));
+    assert_eq!(found.code, if warnings.is_empty() { 0 } else { 6 });
+    assert_eq!(warnings.len() + notes.len(), findings.len());
+    if warnings.is_empty() { notes } else { warnings }
 }
 
 #[test]
@@ -63,6 +69,40 @@ fn lint_finds_what_would_hurt() {
         ("truncate t", "truncate"),
         ("create index concurrently if not exists t_b on t (b)", "concurrently-if-not-exists"),
         ("alter table t add d int; alter table u add d int", "wide-lock-window"),
+        ("alter table t alter c drop not null", "drop-not-null"),
+        ("alter table t alter c drop default", "drop-default"),
+        (
+            "drop index concurrently t_a_idx; create index concurrently t_a2 on t (a, b)",
+            "replace-index",
+        ),
+        ("create domain large as int check (value > 9)", "domain-with-constraint"),
+        ("grant select on t to public", "authorisation"),
+        ("create policy p on t using (true)", "authorisation"),
+        ("alter table t enable row level security", "authorisation"),
+        ("alter table t disable trigger user", "disable-trigger"),
+        (
+            "create function f() returns trigger language plpgsql as 'begin return null; end'; create trigger f after update on t for each row execute function f()",
+            "create-trigger",
+        ),
+        // What is only noted.
+        ("create unique index concurrently t_b on t (b)", "unique-on-unchecked-data"),
+        ("create index concurrently t_wide on t (b, a, c, id)", "wide-index"),
+        ("create index concurrently t_hash on t using hash (b)", "hash-index"),
+        ("create table n (a int)", "no-primary-key"),
+        ("create table n (id int primary key)", "small-key"),
+        ("create table n (id bigserial primary key)", "serial-type"),
+        ("alter table t add j json", "json-type"),
+        ("alter table t add j char(7)", "char-type"),
+        ("alter table t add j timestamp", "timestamp-type"),
+        ("create type colour as enum ('red')", "enum-type"),
+        (
+            "create index concurrently u_t on u (t_id); alter table u alter t_id set default 1; alter table u add w_id bigint; create index concurrently u_w on u (w_id); alter table u add foreign key (w_id) references t not valid",
+            "foreign-key-type",
+        ),
+        (
+            "create view seventy_bytes_of_a_name_that_nobody_wants_to_read_to_its_very_end_at_all as select 1",
+            "long-name",
+        ),
     ] {
         assert_eq!(up(sql), [expected], "{sql}");
     }
@@ -70,9 +110,8 @@ fn lint_finds_what_would_hurt() {
         "alter table t add d int",
         "alter table t add d int not null default 7",
         "alter table t alter b type varchar(20)",
-        "create table v (id int primary key); create index on v (id); alter table v add check (id > 0); drop table v",
+        "create table v (id bigint primary key); create index on v (id); alter table v add check (id > 0); drop table v",
         "alter table t add constraint a_nn check (a is not null) not valid; alter table t validate constraint a_nn; alter table t alter a set not null; alter table t drop constraint a_nn",
-        "create unique index concurrently t_b on t (b); alter table t add constraint t_b unique using index t_b",
         "create index concurrently t_b on t (b)",
         "create index concurrently u_t on u (t_id, id); alter table u add constraint f foreign key (t_id) references t not valid; alter table u validate constraint f",
     ] {
@@ -82,6 +121,10 @@ fn lint_finds_what_would_hurt() {
         rules(&db, "bbbb", "-- revises: aaaa\n-- up\nalter table t add d int;\n"),
         ["no-way-back"]
     );
+    let taken = "create unique index concurrently t_b on t (b); alter table t add constraint t_b unique using index t_b";
+    assert_eq!(up(taken), ["unique-on-unchecked-data"], "nothing about the constraint");
+    let twice = "alter table t alter a set not null; alter table t alter b set not null";
+    assert_eq!(up(twice), ["set-not-null", "set-not-null", "several-alters"]);
     let ignored = "-- revises: aaaa\n-- ignore drop-table: empty\n-- ignore truncate: x\n-- up\ndrop table u;\n-- down\n";
     assert_eq!(rules(&db, "bbbb", ignored), ["unused-ignore"]);
 
@@ -89,7 +132,7 @@ fn lint_finds_what_would_hurt() {
     assert_eq!(rules(&db, "bbbb", file), ["validate-in-same-transaction"]);
 
     // What fills or forbids another column is no guard of this one; roles that are not there are made.
-    let roles = "-- revises: aaaa\n-- up\nset local search_path = public;\ngrant select on t to nobody_in_particular;\nset role nobody_in_particular;\n-- down\n";
+    let roles = "-- revises: aaaa\n-- ignore authorisation: agreed\n-- up\nset local search_path = public;\ngrant select on t to nobody_in_particular;\nset role nobody_in_particular;\n-- down\n";
     revision(&db, 9, "bbbb", roles);
     db.backfill(&["migrate", "lint", "bbbb"]).exits(0);
 
@@ -171,6 +214,14 @@ fn a_plan_shows_locks_sizes_demands_and_what_is_in_the_way() {
     let steps = json["revisions"][0]["steps"].as_array().unwrap();
     let classes: Vec<&str> = steps.iter().map(|step| step["class"].as_str().unwrap()).collect();
     assert_eq!(classes, ["instant", "beside the application", "instant", "instant"]);
+    // Rows that a unique index would fail on, as far as five seconds can tell.
+    let twins = "-- revises: 7f58\n-- up\ncreate unique index concurrently u on skills (description);\n-- down\ndrop index concurrently u;\n";
+    revision(&db, 9, "eeee", twins);
+    db.backfill(&["migrate", "plan"])
+        .exits(0)
+        .prints("it will fail: several rows have (description) = (");
+    db.sql.run("update skills set description = id::text where id <= 20000; delete from skills where id > 20000");
+    db.backfill(&["migrate", "plan"]).exits(0).prints("no two rows are alike as of now");
     assert_eq!(db.sql.number("select count(*) from backfill.revision"), 5, "nothing was changed");
 }
 

@@ -13,6 +13,7 @@ use super::super::{print, print_json, say};
 use super::gate;
 use super::scratch::{Scratch, Traced, trace};
 use super::standing::{Standing, read_tree};
+use super::twins::look_for_twins;
 use super::upgrade::choose;
 use crate::diagnostic::{Diagnostic, Report};
 use crate::event::{bytes, count, duration};
@@ -20,7 +21,7 @@ use crate::migrate::blockers::{Blocker, Target, blockers};
 use crate::migrate::class::Way;
 use crate::migrate::facts::Change;
 use crate::migrate::file::Statement;
-use crate::migrate::lint;
+use crate::migrate::lint::{self, Weight};
 use crate::migrate::trace::{Observed, blocks_writes};
 use crate::migrate::tree::Tree;
 use crate::spec::Spec;
@@ -62,7 +63,7 @@ pub(super) async fn lint_all(
             .iter()
             .map(|(revision, finding)| {
                 let line = revision.source[..finding.span.start].matches('\n').count() + 1;
-                json!({ "revision": revision.id, "path": revision.path, "line": line, "rule": finding.rule, "message": finding.message, "safe": finding.safe })
+                json!({ "revision": revision.id, "path": revision.path, "line": line, "rule": finding.rule, "weight": if finding.weight == Weight::Note { "note" } else { "warning" }, "message": finding.message, "safe": finding.safe })
             })
             .collect();
         print_json(&json!({ "findings": shown }));
@@ -76,24 +77,27 @@ pub(super) async fn lint_all(
                 finding.span.start..end,
                 "here",
             )
-            .help(&finding.safe);
+            .help(&finding.safe)
+            .noted(finding.weight == Weight::Note);
             print(&Report::new(&revision.path, &revision.source, vec![problem]).render(false));
             print("");
         }
         print(&match found.len() {
             0 => "nothing found".to_owned(),
             number => format!(
-                "{number} findings; a rule is passed over with a line `-- ignore RULE: reason` in the file's header"
+                "{number} findings, {} of them only notes; a rule is passed over with a line `-- ignore RULE: reason` in the file's header",
+                found.iter().filter(|(_, finding)| finding.weight == Weight::Note).count()
             ),
         });
     }
-    Ok(if found.is_empty() { Exit::Done } else { Exit::Found })
+    let fails = found.iter().any(|(_, finding)| finding.weight == Weight::Warning);
+    Ok(if fails { Exit::Found } else { Exit::Done })
 }
 
 /// What the real database says about a table.
 #[derive(Clone, Debug, Default)]
-struct Live {
-    oid: u32,
+pub(super) struct Live {
+    pub(super) oid: u32,
     bytes: i64,
     rows: i64,
 }
@@ -194,6 +198,7 @@ async fn show_step(client: &Object, step: &Statement, seen: &Observed) -> Result
         "locks": locks,
         "changes": seen.changes,
         "in_the_way": in_the_way,
+        "duplicates": look_for_twins(client, seen).await,
     }))
 }
 
@@ -244,7 +249,7 @@ fn pace(class: &str) -> f64 {
     }
 }
 
-async fn live(client: &Object, table: &str) -> Result<Live, Failure> {
+pub(super) async fn live(client: &Object, table: &str) -> Result<Live, Failure> {
     let sql = "select c.oid, pg_catalog.pg_relation_size(c.oid), greatest(c.reltuples, 0)::bigint
                  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
                 where n.nspname || '.' || c.relname = $1";
@@ -291,6 +296,9 @@ fn tell(shown: &Value) {
                 bytes(size.0),
                 count(size.1)
             ));
+        }
+        for twins in step["duplicates"].as_array().into_iter().flatten() {
+            print(&format!("      {}", text(&twins["evidence"])));
         }
         for blocker in step["in_the_way"].as_array().into_iter().flatten() {
             let age = duration(Duration::from_secs_f64(blocker["age_s"].as_f64().unwrap_or(0.0)));

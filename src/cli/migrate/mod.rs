@@ -14,6 +14,7 @@ mod show;
 mod stairway;
 pub(super) mod standing;
 mod trouble;
+mod twins;
 mod upgrade;
 mod write;
 

@@ -51,10 +51,28 @@ pub(super) fn of_a_change(change: &Change, seen: &Observed, before: &Before) -> 
                 "in two phases: backfill migrate revision --pattern drop-column {table}.{column}; or `-- ignore drop-column: reason`"
             ),
         ),
-        Change::ColumnAdded { table, column, is_required: true, has_default: false } => add(
-            "add-required-column",
-            format!("it fails when {table} has rows, and writers that do not know {column} fail"),
-            &format!("backfill migrate revision --pattern add-not-null {table}.{column}"),
+        Change::ColumnAdded { table, column } if column.is_required && column.default.is_none() => {
+            let column = &column.name;
+            add(
+                "add-required-column",
+                format!(
+                    "it fails when {table} has rows, and writers that do not know {column} fail"
+                ),
+                &format!("backfill migrate revision --pattern add-not-null {table}.{column}"),
+            );
+        }
+        Change::Released { table, column } => add(
+            "drop-not-null",
+            format!("whoever reads {table}.{column} can meet NULL from now on"),
+            "deploy readers that take it first, and say so: `-- ignore drop-not-null: reason`",
+        ),
+        Change::DefaultDropped { table, column, is_required } => add(
+            "drop-default",
+            format!(
+                "inserts into {table} that leave {column} out {}",
+                if *is_required { "fail from now on" } else { "get NULL from now on" }
+            ),
+            "deploy writers that name it first, and say so: `-- ignore drop-default: reason`",
         ),
         Change::Required { table, column, is_proved: false } => add(
             "set-not-null",
@@ -94,7 +112,9 @@ pub(super) fn of_a_change(change: &Change, seen: &Observed, before: &Before) -> 
                 "CREATE INDEX CONCURRENTLY, in the same file: it gets a place outside of the transaction by itself",
             );
         }
-        Change::IndexDropped { table, index } if is_locked(seen, table) && !loses_columns(seen) => {
+        Change::IndexDropped { table, index, .. }
+            if is_locked(seen, table) && !loses_columns(seen) =>
+        {
             add(
                 "drop-index",
                 format!("nobody can read {table} until a lock for {index} is had and given back"),

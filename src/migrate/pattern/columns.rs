@@ -193,7 +193,12 @@ pub(super) fn change_type(
         swap.push_str(&format!("ALTER TABLE {table} ALTER COLUMN {o} SET DEFAULT {default};\nALTER TABLE {table} ALTER COLUMN {g} DROP DEFAULT;\n"));
         back.push_str(&format!("ALTER TABLE {table} ALTER COLUMN {o} SET DEFAULT {default};\nALTER TABLE {table} ALTER COLUMN {n} DROP DEFAULT;\n"));
     }
+    if column.default.is_some() {
+        swap_header
+            .push_str(&format!("-- ignore drop-default: {gone} is written by the trigger alone\n"));
+    }
     if column.is_required {
+        swap_header.push_str(&format!("-- ignore drop-not-null: {gone} is read by nobody\n"));
         swap.push_str(&format!("ALTER TABLE {table} ALTER COLUMN {g} DROP NOT NULL;\n"));
         // The way back does not read the table under a strong lock either; it comes last, because it is cut into transactions.
         back.push_str(&require(&table, short, old).0);
@@ -257,7 +262,7 @@ pub(super) fn drop_column(shape: &Shape, wanted: &str) -> Result<Recipe, String>
         let (again, _) = require(&table, short, wanted);
         revisions.push(revision(
             format!("release {short} {wanted}"),
-            "-- First of two phases: the application may leave it out. Deploy the code that does, then go on.\n",
+            "-- First of two phases: the application may leave it out. Deploy the code that does, then go on.\n-- ignore drop-not-null: it is about to go, and no reader of it is to be left\n",
             &format!("ALTER TABLE {table} ALTER COLUMN {quoted} DROP NOT NULL;\n"),
             &again,
         ));
