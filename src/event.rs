@@ -85,6 +85,18 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// The table was vacuumed.
+    Vacuumed {
+        /// How long that took.
+        took_ms: u64,
+        /// Row versions that the run had left dead since the last one, at least.
+        dead: i64,
+    },
+    /// A vacuum was due and did not happen.
+    NotVacuumed {
+        /// Why.
+        reason: String,
+    },
     /// Another window is in force, or none.
     Window {
         /// Its name.

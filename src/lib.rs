@@ -56,6 +56,7 @@ pub mod settings;
 pub mod undo;
 pub mod spec;
 pub mod db;
+pub mod vacuum;
 pub mod state;
 pub mod plan;
 pub mod proof;

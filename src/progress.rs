@@ -78,6 +78,7 @@ fn remark(event: &Event) -> Option<String> {
                 None => "no window is in force".to_owned(),
             })
         }
+        Event::NotVacuumed { reason } => Some(format!("no vacuum: {reason}")),
         Event::Tuned { workers, rate_rows_per_s, wal_bytes_per_s, chunk_time_ms } => {
             let rate = Budget { rows_per_s: *rate_rows_per_s, wal_per_s: *wal_bytes_per_s };
             let plural = if *workers == 1 { "" } else { "s" };

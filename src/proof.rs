@@ -35,7 +35,7 @@ pub struct Findings {
 
 /// Whether a row is left to do: the first one found ends the search.
 pub async fn is_left(client: &Client, plan: &Plan, remaining: &str) -> Result<bool, Error> {
-    let bounds = Bounds { lock: AT_ONCE, statement: AT_ONCE };
+    let bounds = Bounds { lock: AT_ONCE, statement: AT_ONCE, is_durable: true };
     plan.session.begin_read_only(client, bounds).await?;
     // Here reading the table from its beginning may well be the fastest way to a row.
     client
@@ -89,17 +89,17 @@ pub async fn walk(
     let Some(ceiling) = plan.ceiling.clone() else { return Ok(findings) };
     let table = &plan.table.name.name;
     let key = plan.key.array_sql(table);
-    let bounds = Bounds { lock: Duration::from_secs(5), statement: OF_A_SLICE };
+    let bounds = Bounds { lock: Duration::from_secs(5), statement: OF_A_SLICE, is_durable: true };
     let mut after: Option<Bound> = None;
     loop {
-        let range = KeyRange { after: after.clone(), upto: ceiling.clone() };
+        let range = KeyRange::new(after.clone(), ceiling.clone());
         plan.session.begin_read_only(client, bounds).await?;
         let params = rehearse::params(&range);
         let mut bind = rehearse::typed(&params);
         bind.push((&SLICE, Type::INT8));
-        let stretch = plan.sql.stretch.get(after.is_some());
+        let stretch = plan.sql.stretch.get(range.form());
         bind.push((&1_i64, Type::INT8));
-        let whole = client.query_typed(plan.sql.boundaries.get(after.is_some()), &bind).await?;
+        let whole = client.query_typed(plan.sql.boundaries.get(range.form()), &bind).await?;
         bind.pop();
         let (upto, keys, is_last) = match whole.first() {
             Some(row) => (Bound(row.get(0)), SLICE, row.get::<_, bool>(1)),
@@ -109,8 +109,8 @@ pub async fn walk(
                 (ceiling.clone(), keys, true)
             }
         };
-        let slice = KeyRange { after: after.clone(), upto: upto.clone() };
-        let in_slice = plan.key.range_sql(table, after.is_some(), 1);
+        let slice = KeyRange::new(after.clone(), upto.clone());
+        let in_slice = plan.key.range_sql(table, slice.form(), 1);
         // A join may show a row several times; it is still one row.
         let sql = format!(
             "SELECT count(*), (array_agg(array_to_string(k, ', ')))[1:{SHOWN}] \

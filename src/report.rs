@@ -1,5 +1,6 @@
 //! A run in numbers, as `status` shows it: read from the state tables, derived, never guessed.
 
+mod storage;
 mod text;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio_postgres::Client;
+
+pub use storage::StorageReport;
 
 use crate::budget::Budget;
 use crate::calendar::Calendar;
@@ -77,6 +80,8 @@ pub struct Report {
     pub throttle: ThrottleReport,
     /// Seconds under each constraint, over all runners; `none` is the server's own speed.
     pub spent_s: BTreeMap<String, f64>,
+    /// What it did to the table's storage.
+    pub storage: StorageReport,
     /// Who runs it, or ran it last.
     pub runner: Option<Runner>,
     /// Why it failed.
@@ -201,6 +206,7 @@ impl Report {
                 window,
                 window_until: window_until.flatten(),
             },
+            storage: StorageReport::new(store.storage(client, run.run_id).await?),
             spent_s: run.last.spent,
             quarantined: store.quarantined(client, run.run_id, LISTED).await?,
             failed_chunks: store.failed_chunks(client, run.run_id, LISTED).await?,

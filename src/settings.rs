@@ -14,6 +14,7 @@ use crate::diagnostic::{Diagnostic, Report};
 use crate::document::{self, Section};
 use crate::signal;
 use crate::units::{DURATION_HELP, WORKERS_MAX, parse_chunk_time, parse_duration, parse_workers};
+use crate::vacuum;
 
 /// Where a setting came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -80,6 +81,8 @@ pub struct Layer {
     pub quarantine_max: Option<u32>,
     /// How long a chunk waits for a row lock before it gives way to the application.
     pub lock_timeout: Option<Duration>,
+    /// When a chunk's COMMIT is on disk.
+    pub durability: Option<Durability>,
 }
 
 impl Layer {
@@ -93,6 +96,7 @@ impl Layer {
                 chunk_rows_max: limits.integer("chunk_rows_max", 1..=1_000_000).map(|n| n as u32),
                 quarantine_max: limits.integer("quarantine_max", 0..=1_000_000).map(|n| n as u32),
                 lock_timeout: limits.parsed("lock_timeout", DURATION_HELP, parse_chunk_time),
+                durability: limits.parsed("durability", "one of `commit` and `group`", str::parse),
             })
         };
         root.section("limits", read).unwrap_or_default()
@@ -122,6 +126,39 @@ impl Layer {
     }
 }
 
+/// When a chunk's COMMIT is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Before it is said to be done.
+    Commit,
+    /// Within three times the server's `wal_writer_delay`, with others. A crash of the server takes the last chunks back, rows,
+    /// before-images and done marks together, and they are done again. The last commit of a run waits for the disk, and with it for all of
+    /// them.
+    Group,
+}
+
+impl std::str::FromStr for Durability {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Durability, String> {
+        match word {
+            "commit" => Ok(Durability::Commit),
+            "group" => Ok(Durability::Group),
+            other => Err(format!("`{other}` is neither")),
+        }
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Durability::Commit => "commit",
+            Durability::Group => "group",
+        })
+    }
+}
+
 /// The limits in force.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
@@ -139,6 +176,8 @@ pub struct Limits {
     /// How long a chunk waits for a row lock. Default 500 ms, half the server's default `deadlock_timeout`: in a deadlock the
     /// backfill gives way before the server looks for a victim and finds the application.
     pub lock_timeout: Setting<Duration>,
+    /// When a chunk's COMMIT is on disk. Default `commit`.
+    pub durability: Setting<Durability>,
 }
 
 impl Limits {
@@ -160,6 +199,7 @@ impl Limits {
             chunk_rows_max: pick(layers, 50_000, |l| l.chunk_rows_max),
             quarantine_max: pick(layers, 100, |l| l.quarantine_max),
             lock_timeout: pick(layers, Duration::from_millis(500), |l| l.lock_timeout),
+            durability: pick(layers, Durability::Commit, |l| l.durability),
         }
     }
 }
@@ -177,6 +217,8 @@ pub struct Project {
     pub calendar: Option<Calendar>,
     /// `[health]`.
     pub health: Option<signal::Settings>,
+    /// `[vacuum]`.
+    pub vacuum: Option<vacuum::Settings>,
     /// `[undo] retention`.
     pub retention: Option<Duration>,
 }
@@ -209,12 +251,14 @@ impl Project {
             });
             let calendar = read::calendar(root);
             let health = signal::Settings::read(root);
+            let vacuum = vacuum::Settings::read(root);
             Some(Project {
                 url,
                 state_schema,
                 limits: Layer::read(root),
                 calendar,
                 health,
+                vacuum,
                 retention,
             })
         };

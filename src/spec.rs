@@ -17,6 +17,7 @@ use crate::settings::Layer;
 use crate::signal;
 use crate::sql::{self, Expr};
 use crate::undo::UndoMode;
+use crate::vacuum;
 
 /// How a rule writes a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,30 @@ pub struct Rule {
     pub writes: Vec<Write>,
 }
 
+/// `order`: how the table is gone through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// As it suits the table.
+    #[default]
+    Auto,
+    /// Slices in key order.
+    Key,
+    /// Slices in key order, passed over several times, each time for the rows of one stripe.
+    Striped,
+}
+
+/// `order` and `stripes`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Order {
+    /// The order.
+    pub kind: Kind,
+    /// How many stripes; as it suits the table when not given.
+    pub stripes: Option<i16>,
+}
+
+/// Most stripes: each is one more pass over the rows.
+const STRIPES_MAX: u64 = 64;
+
 /// A declared backfill.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -72,12 +97,16 @@ pub struct Spec {
     pub undo: Undo,
     /// Whether expressions may be volatile: another attempt at a chunk may then write other values.
     pub allow_volatile: bool,
+    /// `order` and `stripes`.
+    pub order: Order,
     /// `[limits]`.
     pub limits: Layer,
     /// `[[throttle.window]]`; none when the project's hold.
     pub calendar: Option<Calendar>,
     /// `[health]`; none when the project's hold.
     pub health: Option<signal::Settings>,
+    /// `[vacuum]`; none when the project's holds.
+    pub vacuum: Option<vacuum::Settings>,
 }
 
 /// `[undo]`.
@@ -174,6 +203,8 @@ fn read_spec(root: &Section<'_>, name: &str, path: &str, source: &str) -> Option
     let limits = Layer::read(root);
     let calendar = calendar::read::calendar(root);
     let health = signal::Settings::read(root);
+    let vacuum = vacuum::Settings::read(root);
+    let order = read_order(root);
     let allow_volatile = root.boolean("allow_volatile").unwrap_or(false);
     Some(Spec {
         name: name.to_owned(),
@@ -187,10 +218,32 @@ fn read_spec(root: &Section<'_>, name: &str, path: &str, source: &str) -> Option
         remaining,
         undo,
         allow_volatile,
+        order,
         limits,
         calendar,
         health,
+        vacuum,
     })
+}
+
+fn read_order(root: &Section<'_>) -> Order {
+    let read = |text: &str| match text {
+        "auto" => Ok(Kind::Auto),
+        "key" => Ok(Kind::Key),
+        "striped" => Ok(Kind::Striped),
+        other => Err(format!("`{other}` is no order")),
+    };
+    let kind = root.parsed("order", "one of `auto`, `key` and `striped`", read).unwrap_or_default();
+    let stripes = root.integer("stripes", 2..=STRIPES_MAX).map(|n| n as i16);
+    if stripes.is_some() && kind == Kind::Key {
+        let problem = Diagnostic::new(
+            "`stripes` with `order = \"key\"`",
+            root.span(),
+            "no stripes in key order",
+        );
+        root.problem(problem.help("leave one of them out"));
+    }
+    Order { kind, stripes }
 }
 
 /// The way back may only set what the way there writes: anything else would not be taking back.

@@ -46,6 +46,13 @@ pub fn option(name: &str, default: u64) -> u64 {
     at.and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(default)
 }
 
+/// A word given as `--name WORD`.
+pub fn word(name: &str) -> Option<String> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let at = arguments.iter().position(|argument| argument == name)?;
+    arguments.get(at + 1).cloned()
+}
+
 impl Bench {
     pub fn new(major: Option<u32>, settings: &[&str]) -> Bench {
         let common = [
@@ -74,6 +81,19 @@ impl Bench {
         self.runtime
             .block_on(self.client.batch_execute(sql))
             .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// Rows that a statement wrote.
+    pub fn execute(&self, sql: &str) -> u64 {
+        self.runtime
+            .block_on(self.client.execute(sql, &[]))
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+    }
+
+    pub fn rows_of(&self, sql: &str) -> Vec<tokio_postgres::Row> {
+        self.runtime
+            .block_on(self.client.query(sql, &[]))
+            .unwrap_or_else(|error| panic!("{sql}: {error:?}"))
     }
 
     pub fn number(&self, sql: &str) -> f64 {

@@ -14,12 +14,14 @@ use super::outcome::tell_end;
 use super::pace;
 use super::run::{Flags, pinned};
 use crate::engine::dispatcher::{Dispatcher, Start};
-use crate::engine::{Pace, Stop, Work, pool_size};
+use crate::engine::{Pace, Stop, TableRef, Work, pool_size};
 use crate::event::{Event, Listener};
 use crate::plan::Plan;
 use crate::progress::{Bar, JsonLines, Lines};
+use crate::settings::{Durability, Origin, Setting};
 use crate::spec::Spec;
 use crate::state::{Actor, Run, RunEvent, RunState};
+use crate::vacuum::Pressure;
 
 /// What a run works from.
 pub(super) struct Job {
@@ -67,7 +69,11 @@ pub(super) async fn drive(
     next: Next,
 ) -> Result<Exit, Failure> {
     let Job { spec, plan } = job;
-    let base = ctx.limits(flags.limits.layer(), &spec)?;
+    let mut base = ctx.limits(flags.limits.layer(), &spec)?;
+    if run.is_reverse() {
+        // What is given back must not come undone.
+        base.durability = Setting { value: Durability::Commit, origin: Origin::Default };
+    }
     ctx.database.resize(pool_size(base.workers.value));
     let lock = acquire(ctx, &client, &run, flags.takeover.take_over).await?;
     let host = host();
@@ -84,6 +90,8 @@ pub(super) async fn drive(
     ctx.store.log(&client, run.run_id, &who(), next.word(), &detail).await?;
     // Read again: an operator may have tuned it between our first look and the lock.
     let run = ctx.store.run(&client, run.run_id).await?;
+    let cut_by = if plan.way.striping.is_some() { "stripes" } else { "key" };
+    ctx.store.note_storage(&client, run.run_id, cut_by).await?;
     let sums = ctx.store.sums(&client, run.run_id).await?;
     let quarantined = ctx.store.count_quarantined(&client, run.run_id).await?;
     drop(client);
@@ -113,6 +121,8 @@ pub(super) async fn drive(
         control_version: run.control_version,
         quarantined,
         who: who(),
+        striping: plan.way.striping,
+        pressure: Pressure::new(pace::vacuum(ctx, &spec), run.table_rows_estimate),
     };
     let health = pace::health(ctx, &spec);
     let pace = Pace {
@@ -132,6 +142,9 @@ pub(super) async fn drive(
         run_id: run.run_id,
         epoch,
         ceiling: run.ceiling.clone(),
+        table: TableRef { oid: plan.table.oid, name: plan.table.name.clone() },
+        by_remainder: run.key.is_by_remainder(),
+        counts_hot: plan.table.kind == "r",
         has_quarantine: quarantined > 0,
         caution: Arc::default(),
     };

@@ -58,6 +58,9 @@ fn end_line(report: &Report) -> String {
     if let Some(spent) = report.spent_text() {
         text.push_str(&format!("\n  time by what held it back: {spent}"));
     }
+    for line in report.storage_text() {
+        text.push_str(&format!("\n  {line}"));
+    }
     if report.rows_quarantined > 0 {
         text.push_str(&format!("\n  {} rows are set aside:", report.rows_quarantined));
         for row in &report.quarantined {

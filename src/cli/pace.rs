@@ -18,6 +18,7 @@ use crate::spec::Spec;
 use crate::sql::Ident;
 use crate::state::Run;
 use crate::throttle::sampler::{self, Look, Subject};
+use crate::vacuum;
 
 /// How long a run waits for the first look at the signals before its first chunk.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
@@ -35,6 +36,11 @@ pub(super) fn calendar(ctx: &Context, spec: &Spec) -> Arc<Calendar> {
 pub(super) fn health(ctx: &Context, spec: &Spec) -> Settings {
     let found = spec.health.clone().or_else(|| ctx.project.health.clone());
     found.unwrap_or_default()
+}
+
+/// When to vacuum: the spec's `[vacuum]`, or else the project's, or else the default.
+pub(super) fn vacuum(ctx: &Context, spec: &Spec) -> vacuum::Settings {
+    spec.vacuum.or(ctx.project.vacuum).unwrap_or_default()
 }
 
 /// The signals at work that this role cannot see.

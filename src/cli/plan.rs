@@ -10,7 +10,8 @@ use super::failure::{Exit, Failure};
 use super::{AcceptFlags, LimitFlags, pace, print, print_json};
 use crate::calendar::week;
 use crate::event::{bytes, count, duration};
-use crate::plan::{Accepted, Plan, Rehearsal, rehearse};
+use crate::key::Form;
+use crate::plan::{Accepted, Forecast, Plan, Rehearsal, rehearse};
 use crate::settings::Limits;
 use crate::signal::Kind;
 use crate::spec::Spec;
@@ -31,6 +32,7 @@ struct Pacing {
     week: Vec<String>,
     signals: Vec<&'static str>,
     blind: Vec<Kind>,
+    forecast: Forecast,
 }
 
 /// `backfill plan NAME`.
@@ -51,6 +53,7 @@ pub(super) async fn plan(
     let pacing = Pacing {
         week: week::chart(&pace::calendar(ctx, &spec), Timestamp::now(), limits.rate.value),
         blind: pace::blind(&client, &health).await?,
+        forecast: plan.forecast(pace::vacuum(ctx, &spec).every),
         signals: health.signals.iter().map(|(kind, _)| kind.name()).collect(),
     };
     if ctx.json {
@@ -110,11 +113,13 @@ fn as_json(
         "key": plan.key.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(),
         "key_index": plan.index,
         "ceiling": plan.ceiling.as_ref().map(|bound| &bound.0),
-        "statement": plan.sql.update.get(true),
+        "statement": plan.sql.update.get(Form::WHOLE),
         "remaining": plan.remaining,
         "undo": plan.undo,
         "table_rows_estimate": plan.table_rows,
         "rows_to_do_estimate": plan.rows_to_do,
+        "order": { "stripes": plan.way.striping.map_or(1, |striping| striping.k), "reason": plan.way.reason },
+        "storage": pacing.forecast,
         "hot_possible": plan.hot_blockers.is_empty(),
         "hot_blockers": plan.hot_blockers,
         "rehearsal": rehearsal,
@@ -130,6 +135,7 @@ fn as_json(
             "chunk_time_ms": { "value": limits.chunk_time.value.as_millis() as u64, "origin": limits.chunk_time.origin },
             "chunk_rows_max": limits.chunk_rows_max,
             "quarantine_max": limits.quarantine_max,
+            "durability": limits.durability,
             "lock_timeout_ms": { "value": limits.lock_timeout.value.as_millis() as u64, "origin": limits.lock_timeout.origin },
         },
     })
@@ -190,7 +196,9 @@ fn as_text(
     }
     let weight = estimate(plan, rehearsed, limits).and_then(|estimate| estimate.before_image_bytes);
     line("undo", undo(plan.undo, weight));
+    line("order", plan.way.reason.clone());
     line("HOT", hot(plan));
+    line("storage", storage(plan, pacing.forecast));
     line("verify", match &plan.remaining {
         Some(_) => "from the data: no row left that the statement would write".to_owned(),
         None => "from the chunk map only: the data cannot tell a row that is done; `[verify] remaining` can".to_owned(),
@@ -224,9 +232,26 @@ fn as_text(
         Some(description) => format!("{}: {description}", spec.name),
         None => spec.name.clone(),
     };
-    let statement = indent(plan.sql.update.get(true));
+    let statement = indent(plan.sql.update.get(Form::WHOLE));
     let next = format!("nothing was changed; start it with: backfill run {}", spec.name);
     format!("{head}\n{}\n  each chunk runs\n{statement}\n{next}", lines.join("\n"))
+}
+
+/// What the table is expected to come to.
+fn storage(plan: &Plan, forecast: Forecast) -> String {
+    let size = |n: i64| bytes(n.max(0).unsigned_abs());
+    let vacuumed = if forecast.heap_bytes < forecast.heap_bytes_without_vacuum {
+        format!(" ({} without vacuums on the way)", size(forecast.heap_bytes_without_vacuum))
+    } else {
+        String::new()
+    };
+    format!(
+        "heap {} → about {}{vacuumed}, indexes {} → about {}",
+        size(plan.table.heap_bytes),
+        size(forecast.heap_bytes),
+        size(plan.table.index_bytes),
+        size(forecast.index_bytes)
+    )
 }
 
 /// What the mode of undo costs and what it gives up.
@@ -282,6 +307,7 @@ fn limit_lines(limits: &Limits, verbose: bool) -> Vec<(&'static str, String)> {
             "quarantine",
             format!("at most {} ({})", limits.quarantine_max.value, limits.quarantine_max.origin),
         ),
+        ("durability", format!("{} ({})", limits.durability.value, limits.durability.origin)),
         (
             "lock wait",
             format!("{} ({})", duration(limits.lock_timeout.value), limits.lock_timeout.origin),

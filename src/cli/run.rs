@@ -7,6 +7,7 @@ use super::context::{Context, who};
 use super::drive::{Job, Next, drive};
 use super::failure::{Exit, Failure};
 use super::{AcceptFlags, LimitFlags, PaceFlags, ResumeFlags, pace, reverse, say};
+use crate::key::Form;
 use crate::plan::Plan;
 use crate::spec::Spec;
 use crate::state::{Actor, NewRun, NewUndo, PinnedSpec, Run, RunEvent, RunState};
@@ -130,7 +131,7 @@ pub(super) fn pinned<'a>(spec: &'a Spec, digest: &'a str, plan: &'a Plan) -> Pin
     PinnedSpec {
         digest,
         text: &spec.source,
-        statement: plan.sql.update.get(true),
+        statement: plan.sql.update.get(Form::WHOLE),
         remaining: plan.remaining.as_deref(),
         verify_query: plan.verify_query(),
     }
@@ -262,7 +263,7 @@ async fn take_up(
         )));
     }
     let plan = make_plan(ctx, &client, &spec, flags).await?;
-    if plan.table.oid != run.table_oid || plan.key != run.key {
+    if plan.table.oid != run.table_oid || !plan.key.is_same(&run.key) {
         let message =
             format!("run {} works on {} by key ({})", run.run_id, run.table_name, run.key.plain());
         let now = format!(
@@ -289,7 +290,7 @@ async fn take_up(
     if run.state == RunState::Cancelling {
         return finish_cancel(ctx, client, &run).await;
     }
-    let plan = plan.keeping(&ctx.store.images(run.run_id));
+    let plan = plan.with_key_of(&run.key).keeping(&ctx.store.images(run.run_id));
     drive(ctx, client, Job { spec, plan }, run, flags, next).await
 }
 

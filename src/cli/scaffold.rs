@@ -20,6 +20,7 @@ const PROJECT: &str = r#"# Settings of this project. Flags and environment varia
 # chunk_rows_max = 50000
 # quarantine_max = 100            # rows to set aside before the run fails
 # lock_timeout = "500ms"          # how long a chunk waits for a row before it gives way
+# durability = "group"            # COMMIT does not wait for the disk; a crash of the server takes the last chunks back whole
 
 # [[throttle.window]]             # the first that holds wins; outside of all of them [limits] hold
 # name = "business hours"

@@ -30,12 +30,17 @@ pub struct Bounds {
     pub lock: Duration,
     /// How long any one statement may take.
     pub statement: Duration,
+    /// Whether COMMIT waits for the disk as the server says; else it does not wait.
+    pub is_durable: bool,
 }
 
 impl Bounds {
     /// For look-ups in catalogs and state tables: seconds, because anything longer means that something is wrong.
-    pub const LOOKUP: Bounds =
-        Bounds { lock: Duration::from_secs(5), statement: Duration::from_secs(30) };
+    pub const LOOKUP: Bounds = Bounds {
+        lock: Duration::from_secs(5),
+        statement: Duration::from_secs(30),
+        is_durable: true,
+    };
 }
 
 /// How long a transaction may sit idle before the server ends it: a dead runner must not keep its row locks. The engine
@@ -90,7 +95,8 @@ impl Session {
             set_config('extra_float_digits', '1', true), set_config('bytea_output', 'hex', true), \
             set_config('row_security', 'off', true), set_config('enable_seqscan', 'off', true), \
             set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true), \
-            set_config('work_mem', $8, true), set_config('backfill.writes', 'on', true)";
+            set_config('work_mem', $8, true), set_config('backfill.writes', 'on', true), \
+            set_config('synchronous_commit', coalesce($9, current_setting('synchronous_commit')), true)";
         let millis = |time: Duration| time.as_millis().to_string();
         client
             .execute_typed(
@@ -104,6 +110,7 @@ impl Session {
                     (&millis(bounds.statement), Type::TEXT),
                     (&millis(IDLE_IN_TRANSACTION), Type::TEXT),
                     (&WORK_MEM, Type::TEXT),
+                    (&(!bounds.is_durable).then_some("off"), Type::TEXT),
                 ],
             )
             .await

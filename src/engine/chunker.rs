@@ -38,8 +38,19 @@ pub enum Halved {
     Done(i64),
 }
 
-/// Cuts up to `count` chunks of `size` entries behind the last one.
-pub async fn cut(work: &Work, size: u32, count: u32) -> Result<Sliced, Setback> {
+/// How to cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cutting {
+    /// Entries of a slice.
+    pub size: u32,
+    /// Slices, at most.
+    pub count: u32,
+    /// Stripes that each slice is cut into; 1 for none.
+    pub stripes: i16,
+}
+
+/// Cuts the next slices behind the last one, and each into its stripes.
+pub async fn cut(work: &Work, cutting: Cutting) -> Result<Sliced, Setback> {
     transact(work, async |client: &Client, started: &mut Instant| {
         let bounds = Bounds::LOOKUP;
         let store = |error, started: &Instant| {
@@ -47,21 +58,28 @@ pub async fn cut(work: &Work, size: u32, count: u32) -> Result<Sliced, Setback> 
         };
         let (after, fully_cut) = work
             .store
-            .lock_cut(client, work.run_id, work.epoch)
+            .read_cut(client, work.run_id, work.epoch)
             .await
             .map_err(|e| store(e, started))?;
         let (Some(ceiling), false) = (&work.ceiling, fully_cut) else {
             return Ok(Sliced { chunks: Vec::new(), fully_cut: true });
         };
-        let range = KeyRange { after, upto: ceiling.clone() };
+        let range = KeyRange::new(after, ceiling.clone());
         *started = Instant::now();
-        let found = find_cuts(client, work, &range, i64::from(size), i64::from(count)).await;
+        let found =
+            find_cuts(client, work, &range, cutting.size.into(), cutting.count.into()).await;
         let (cuts, fully_cut) = found.map_err(|error| {
             Setback::Fault(Fault::from_error(&error, started.elapsed(), bounds.statement))
         })?;
         let chunks = work
             .store
-            .cut_chunks(client, work.run_id, range.after.as_ref(), &cuts, fully_cut)
+            .cut_chunks(
+                client,
+                (work.run_id, work.epoch),
+                range.after.as_ref(),
+                (&cuts, cutting.stripes),
+                fully_cut,
+            )
             .await;
         Ok(Sliced { chunks: chunks.map_err(|e| store(e, started))?, fully_cut })
     })
@@ -77,11 +95,10 @@ async fn find_cuts(
     size: i64,
     count: i64,
 ) -> Result<(Vec<Cut>, bool), tokio_postgres::Error> {
-    let has_after = range.after.is_some();
     let params = range_params(range);
     let mut bind = typed(&params);
     bind.extend([(&size as &(dyn ToSql + Sync), Type::INT8), (&count, Type::INT8)]);
-    let rows = client.query_typed(work.sql.boundaries.get(has_after), &bind).await?;
+    let rows = client.query_typed(work.sql.boundaries.get(range.form()), &bind).await?;
     let mut cuts: Vec<Cut> =
         rows.iter().map(|row| Cut { upto: Bound(row.get(0)), keys: size as i32 }).collect();
     if rows.last().is_some_and(|row| row.get(1)) {
@@ -91,11 +108,11 @@ async fn find_cuts(
         return Ok((cuts, false));
     }
     let after = cuts.last().map(|cut| cut.upto.clone()).or(range.after.clone());
-    let rest = KeyRange { after, upto: range.upto.clone() };
+    let rest = KeyRange::new(after, range.upto.clone());
     let params = range_params(&rest);
     let mut bind = typed(&params);
     bind.push((&size, Type::INT8));
-    let rows = client.query_typed(work.sql.stretch.get(rest.after.is_some()), &bind).await?;
+    let rows = client.query_typed(work.sql.stretch.get(rest.form()), &bind).await?;
     let (upto, keys) = match rows.first() {
         // Rows were inserted since: there is a whole chunk after all, and perhaps more behind it.
         Some(row) if row.get::<_, i64>(1) == size && !row.get::<_, bool>(2) => {
@@ -117,13 +134,13 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
             Setback::from_store(error, started.elapsed(), bounds.statement)
         };
         let at = work.address(chunk.seq);
-        let claim = work.store.claim(client, at).await.map_err(|e| store(e, started))?;
+        let claim = work.store.claim(client, at, false).await.map_err(|e| store(e, started))?;
         if let Some(rows) = claim.done_rows {
             return Ok(Halved::Done(rows));
         }
         let params = range_params(&claim.range);
         *started = Instant::now();
-        let sql = work.sql.middle.get(claim.range.after.is_some());
+        let sql = work.sql.middle.get(claim.range.form());
         let rows = client.query_typed(sql, &typed(&params)).await.map_err(|error| {
             Setback::Fault(Fault::from_error(&error, started.elapsed(), bounds.statement))
         })?;
@@ -135,8 +152,8 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
         }
         let upper =
             work.store.split(client, at, &middle, keys).await.map_err(|e| store(e, started))?;
-        let range = KeyRange { after: claim.range.after, upto: middle };
-        Ok(Halved::Parts(Chunk { seq: chunk.seq, range, keys: keys.0, attempts: 0 }, upper))
+        let range = KeyRange { upto: middle, ..claim.range };
+        Ok(Halved::Parts(Chunk { seq: chunk.seq, range, keys: keys.0 }, upper))
     })
     .await
 }
@@ -152,12 +169,12 @@ pub async fn set_aside(
         let at = work.address(chunk.seq);
         let code = fault.sqlstate.as_deref().unwrap_or("XX000");
         let statements = async {
-            if work.store.claim(client, at).await?.done_rows.is_some() {
+            if work.store.claim(client, at, false).await?.done_rows.is_some() {
                 return Ok(());
             }
             work.store.release(client, at).await?;
             work.store.quarantine(client, at, key, code, &fault.message).await?;
-            work.store.settle(client, at, 0, 0).await.map(drop)
+            work.store.settle(client, at, 0, 0, None).await.map(drop)
         };
         let bound = Bounds::LOOKUP.statement;
         statements.await.map_err(|error| Setback::from_store(error, started.elapsed(), bound))

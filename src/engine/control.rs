@@ -12,6 +12,7 @@ use crate::db::lock::{self, Attempt};
 use crate::event::Event;
 use crate::settings::{Limits, Origin, Setting};
 use crate::state::{Paced, RunState, Tuned};
+use crate::throttle::Verdict;
 
 /// How often other sessions are shown values that change all the time, such as a lag.
 const PUBLISH_EVERY: Duration = Duration::from_secs(2);
@@ -39,6 +40,7 @@ impl Dispatcher<'_> {
         if stop >= Stop::Drain {
             self.end(Ending::Drain("stopped by a signal".to_owned()));
         }
+        self.cancel_vacuum().await;
         if stop == Stop::Cancel {
             let tokens: Vec<_> =
                 self.in_flight.values().filter_map(|chunk| chunk.token.clone()).collect();
@@ -59,6 +61,12 @@ impl Dispatcher<'_> {
                     in_flight.token = Some(token);
                 }
             }
+            Note::Vacuuming(token) => {
+                self.vacuums.token = Some(token);
+                if self.ending.is_some() {
+                    self.cancel_vacuum().await;
+                }
+            }
             Note::Written(seq) => {
                 if let Some(in_flight) = self.in_flight.get_mut(&seq) {
                     in_flight.is_written = true;
@@ -67,7 +75,7 @@ impl Dispatcher<'_> {
         }
     }
 
-    async fn cancel(&self, token: &tokio_postgres::CancelToken) {
+    pub(super) async fn cancel(&self, token: &tokio_postgres::CancelToken) {
         if let Err(error) = self.work.database.cancel(token).await {
             tracing::warn!(error = %error, "a statement could not be cancelled on the server");
         }
@@ -77,7 +85,10 @@ impl Dispatcher<'_> {
     pub(super) async fn tick(&mut self) {
         self.read_control().await;
         self.turn();
-        self.ask_throttle();
+        if let Verdict::Hold(_) = self.ask_throttle() {
+            self.cancel_vacuum().await;
+        }
+        self.vacuum_if_due();
         for detail in std::mem::take(&mut self.unlogged) {
             self.audit("throttle", &detail).await;
         }

@@ -13,15 +13,20 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_postgres::CancelToken;
 
+use super::chunker::Sliced;
 use super::pacing::{Charge, Pace, Pacing};
 use super::queue::Queue;
 use super::sizer::Sizer;
+use super::stripes::Stripes;
+use super::vacuuming::Vacuums;
 use super::worker::{Attempt, Note, Settled};
 use super::{Outcome, Setback, Stop, Work, chunk_bounds, chunker, pool_size, worker};
 use crate::db::lock::RunLock;
 use crate::event::{Event, Listener};
+use crate::plan::Striping;
 use crate::state::Chunk;
 use crate::throttle::Verdict;
+use crate::vacuum::Pressure;
 
 /// How often requests are read when no chunk's claim brings them.
 const TICK: Duration = Duration::from_secs(1);
@@ -73,6 +78,10 @@ pub struct Start {
     pub control_version: i32,
     /// Rows set aside so far.
     pub quarantined: i64,
+    /// When to vacuum.
+    pub pressure: Pressure,
+    /// The stripes to cut into, when any.
+    pub striping: Option<Striping>,
     /// Who we are, for the audit trail.
     pub who: String,
 }
@@ -87,8 +96,14 @@ pub struct Dispatcher<'l> {
     pub(super) queue: Queue,
     pub(super) in_flight: HashMap<i64, InFlight>,
     tasks: JoinSet<(Chunk, Attempt)>,
-    notes: (mpsc::UnboundedSender<Note>, mpsc::UnboundedReceiver<Note>),
+    /// The cut under way; at most one.
+    cuts: JoinSet<Result<Sliced, Setback>>,
+    /// Chunks ready below which more are cut.
+    low: usize,
+    pub(super) notes: (mpsc::UnboundedSender<Note>, mpsc::UnboundedReceiver<Note>),
     pub(super) sizer: Sizer,
+    stripes: Stripes,
+    pub(super) vacuums: Vacuums,
     pub(super) pacing: Pacing,
     /// The reason last told, and when.
     told: String,
@@ -137,6 +152,8 @@ impl<'l> Dispatcher<'l> {
                 limits.chunk_rows_max.value,
                 start.chunk_rows,
             ),
+            stripes: Stripes::new(start.striping),
+            vacuums: Vacuums::new(start.pressure.clone()),
             work: Arc::new(work),
             listener,
             lock: Some(lock),
@@ -144,6 +161,8 @@ impl<'l> Dispatcher<'l> {
             queue: Queue::default(),
             in_flight: HashMap::new(),
             tasks: JoinSet::new(),
+            cuts: JoinSet::new(),
+            low: limits.workers.value as usize,
             notes: mpsc::unbounded_channel(),
             pacing,
             told: String::new(),
@@ -184,6 +203,7 @@ impl<'l> Dispatcher<'l> {
                 self.wait().await;
             }
         }
+        self.finish_vacuum().await;
         self.publish().await;
         let outcome = self.conclude().await;
         let state = match &outcome {
@@ -205,7 +225,7 @@ impl<'l> Dispatcher<'l> {
             && !self.must_reload
             && self.queue.is_empty()
             && self.charged.is_none();
-        self.in_flight.is_empty() && (self.ending.is_some() || is_done)
+        self.in_flight.is_empty() && self.cuts.is_empty() && (self.ending.is_some() || is_done)
     }
 
     /// Starts chunks while workers, throttle and budget allow.
@@ -263,8 +283,7 @@ impl<'l> Dispatcher<'l> {
     }
 
     fn wants_chunks(&self) -> bool {
-        let workers = self.pacing.limits.workers.value as usize;
-        let is_low = self.queue.ready() < workers * READY_PER_WORKER / 2;
+        let is_low = self.queue.ready() < self.low && self.cuts.is_empty();
         let has_more = self.has_pages || self.must_reload || !self.fully_cut;
         let is_due = self.cut_due.is_none_or(|due| due <= Instant::now());
         self.ending.is_none() && is_low && has_more && is_due
@@ -272,9 +291,10 @@ impl<'l> Dispatcher<'l> {
 
     /// Pending chunks of earlier runners first, then new ones from the index.
     async fn fetch_chunks(&mut self) {
-        let fetched =
-            if self.has_pages || self.must_reload { self.load().await } else { self.cut().await };
-        match fetched {
+        if !self.has_pages && !self.must_reload {
+            return self.cut();
+        }
+        match self.load().await {
             Ok(()) => (self.cut_due, self.cut_failures) = (None, 0),
             Err(setback) => self.cut_failed(setback),
         }
@@ -325,14 +345,27 @@ impl<'l> Dispatcher<'l> {
         Ok(())
     }
 
-    async fn cut(&mut self) -> Result<(), Setback> {
+    /// Cuts beside the workers: a window of stripes takes as long as several chunks.
+    fn cut(&mut self) {
         let size = f64::from(self.sizer.size()).min(self.pacing.rows_within(RATE_SHARE)) as u32;
-        let count = self.pacing.limits.workers.value * READY_PER_WORKER as u32;
-        let sliced = chunker::cut(&self.work, size, count).await?;
-        self.saw(&sliced.chunks);
-        self.fully_cut = sliced.fully_cut;
-        self.queue.append(sliced.chunks);
-        Ok(())
+        let workers = self.pacing.limits.workers.value;
+        let cutting = self.stripes.cutting(size, workers, workers * READY_PER_WORKER as u32);
+        let passes_end = if cutting.stripes > 1 { cutting.count as usize } else { 0 };
+        self.low = passes_end.max(workers as usize * READY_PER_WORKER / 2);
+        let work = self.work.clone();
+        self.cuts.spawn(async move { chunker::cut(&work, cutting).await });
+    }
+
+    fn was_cut(&mut self, sliced: Result<Sliced, Setback>) {
+        match sliced {
+            Ok(sliced) => {
+                (self.cut_due, self.cut_failures) = (None, 0);
+                self.saw(&sliced.chunks);
+                self.fully_cut = sliced.fully_cut;
+                self.queue.append(sliced.chunks);
+            }
+            Err(setback) => self.cut_failed(setback),
+        }
     }
 
     pub(super) fn saw(&mut self, chunks: &[Chunk]) {
@@ -348,6 +381,10 @@ impl<'l> Dispatcher<'l> {
                 let (chunk, attempt) = joined.expect("a worker does not panic");
                 self.attempted(chunk, attempt).await;
             }
+            Some(joined) = self.cuts.join_next() => {
+                self.was_cut(joined.expect("a cut does not panic"));
+            }
+            ended = self.vacuums.ended() => self.vacuum_ended(ended).await,
             Some(note) = self.notes.1.recv() => self.noted(note).await,
             Ok(()) = self.stop.changed() => self.signalled().await,
             () = sleep_until(self.next_tick) => {
@@ -398,6 +435,9 @@ impl<'l> Dispatcher<'l> {
         if !settled.found_done {
             self.sizer.observe(chunk.keys.max(0) as u32, settled.rows as u32, settled.took);
             self.sizer.weigh(chunk.keys.max(0) as u32, settled.image_bytes);
+            self.stripes.observe(chunk.range.stripe, settled.rows, settled.hot);
+            self.vacuums.observe(settled.rows, settled.hot);
+            self.vacuum_if_due();
         }
         self.rows += settled.rows;
         self.listener.hear(&Event::Settled {

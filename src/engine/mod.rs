@@ -18,6 +18,8 @@ pub mod queue;
 mod recovery;
 pub mod retry;
 pub mod sizer;
+mod stripes;
+mod vacuuming;
 pub mod worker;
 
 use std::sync::Arc;
@@ -30,7 +32,8 @@ use crate::db::session::Bounds;
 use crate::db::{Class, Database, Session};
 use crate::key::Bound;
 use crate::plan::ChunkSql;
-use crate::settings::Limits;
+use crate::settings::{Durability, Limits};
+use crate::sql::QualifiedName;
 use crate::state::{Address, RunState, Store, StoreError};
 
 /// Everything a run needs that does not change while it is at work. Shared by the dispatcher and its workers.
@@ -50,10 +53,25 @@ pub struct Work {
     pub epoch: i32,
     /// The greatest key; none when there is nothing to cut.
     pub ceiling: Option<Bound>,
+    /// The table, to be vacuumed.
+    pub table: TableRef,
+    /// Whether stripes are told apart by remainders.
+    pub by_remainder: bool,
+    /// Whether the server counts HOT updates of the table: it does not for the parent of partitions.
+    pub counts_hot: bool,
     /// Whether chunks whose row was set aside are being tried again.
     pub has_quarantine: bool,
     /// Whether chunks may bet that nobody changes their rows.
     pub caution: Arc<Caution>,
+}
+
+/// A table by its number and its name.
+#[derive(Clone, Debug)]
+pub struct TableRef {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Its name.
+    pub name: QualifiedName,
 }
 
 /// Remembers lost bets: where one chunk met another writer, the next ones will.
@@ -195,11 +213,12 @@ impl Setback {
 pub fn chunk_bounds(limits: &Limits) -> Bounds {
     let waiting = limits.lock_timeout.value * 2;
     let statement = (limits.chunk_time.value * 4).max(Duration::from_secs(2)).max(waiting);
-    Bounds { lock: limits.lock_timeout.value, statement }
+    let is_durable = limits.durability.value == Durability::Commit;
+    Bounds { lock: limits.lock_timeout.value, statement, is_durable }
 }
 
 /// Connections a run may use: two for each worker, because a chunk that waits for its COMMIT lets the next one start, and one each for
-/// cutting, requests, the lock, and a spare for looking around.
+/// cutting, requests, the lock, a vacuum, and a spare for looking around.
 pub fn pool_size(workers: u32) -> usize {
-    workers as usize * 2 + 4
+    workers as usize * 2 + 5
 }

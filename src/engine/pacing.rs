@@ -342,6 +342,7 @@ mod tests {
             image_bytes: 0,
             found_done: false,
             control_version: 0,
+            hot: None,
         }
     }
 

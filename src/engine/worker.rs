@@ -37,6 +37,8 @@ pub struct Settled {
     pub found_done: bool,
     /// The run's control version at the claim.
     pub control_version: i32,
+    /// Rows written that needed no new index entry; none where nobody counted.
+    pub hot: Option<i64>,
 }
 
 /// How an attempt on a chunk ended.
@@ -57,6 +59,8 @@ pub enum Note {
     /// The chunk's rows are written: what is left, its mark and the COMMIT, mostly waits for the disk, and another chunk may use the
     /// processor.
     Written(i64),
+    /// A vacuum has its connection; the token cancels it.
+    Vacuuming(CancelToken),
 }
 
 /// Takes a chunk through its transaction.
@@ -100,8 +104,10 @@ async fn transaction(
     };
     // The claim is sent along with BEGIN, which saves a round trip. Were BEGIN to fail, the claim would lock nothing beyond its own
     // statement, and nothing is written before both have succeeded.
-    let (begun, claim) =
-        tokio::join!(work.session.begin(client, bounds), work.store.claim(client, at));
+    let (begun, claim) = tokio::join!(
+        work.session.begin(client, bounds),
+        work.store.claim(client, at, work.by_remainder)
+    );
     begun.map_err(|error| Setback::from_begin(&error, step.elapsed(), bounds.statement))?;
     let claim =
         claim.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;
@@ -114,6 +120,7 @@ async fn transaction(
         image_bytes: 0,
         found_done: false,
         control_version: claim.control_version,
+        hot: None,
     };
     if let Some(rows) = claim.done_rows {
         client.batch_execute("COMMIT").await.map_err(|error| fault(error, step))?;
@@ -134,11 +141,13 @@ async fn transaction(
             work.store.release(client, at).await?;
         }
         let took = started.elapsed().as_millis() as i32;
-        work.store.settle(client, at, settled.rows, took).await
+        let hot_at = work.counts_hot.then_some(claim.hot_at);
+        work.store.settle(client, at, settled.rows, took, hot_at).await
     };
     let marked = marked.await;
-    settled.wal.1 =
+    let mark =
         marked.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;
+    (settled.wal.1, settled.hot) = (mark.wal_at, mark.hot);
     step = Instant::now();
     client.batch_execute("COMMIT").await.map_err(|error| fault(error, step))?;
     (settled.committing, settled.took) = (step.elapsed(), started.elapsed());
@@ -159,21 +168,21 @@ async fn write(
     seq: i64,
     bounds: Bounds,
 ) -> Result<Written, Setback> {
-    let has_after = claim.range.after.is_some();
+    let form = claim.range.form();
     let params = range_params(&claim.range);
     let mut step = Instant::now();
     let fault = |error: tokio_postgres::Error, step: Instant| {
         Setback::Fault(Fault::from_error(&error, step.elapsed(), bounds.statement))
     };
     if let Some(ambiguous) = &work.sql.ambiguous {
-        let rows = client.query_typed(ambiguous.get(has_after), &typed(&params)).await;
+        let rows = client.query_typed(ambiguous.get(form), &typed(&params)).await;
         if let Some(row) = rows.map_err(|error| fault(error, step))?.first() {
             return Err(ambiguous_join(&row.get::<_, Vec<String>>(0)));
         }
         step = Instant::now();
     }
     let Some(keep) = &work.sql.keep else {
-        let rows = client.execute_typed(work.sql.update.get(has_after), &typed(&params)).await;
+        let rows = client.execute_typed(work.sql.update.get(form), &typed(&params)).await;
         return Ok(Written {
             rows: rows.map_err(|error| fault(error, step))? as i64,
             image_bytes: 0,
@@ -188,7 +197,7 @@ async fn write(
     let bet = keep.bet.as_ref().filter(|_| work.caution.may_bet());
     let mut locked = None;
     if let (Some(lock), None) = (&keep.lock, bet) {
-        let rows = client.query_typed(lock.get(has_after), &bind).await;
+        let rows = client.query_typed(lock.get(form), &bind).await;
         let rows = rows.map_err(|error| fault(error, step))?;
         let (count, saved): (i64, i64) = (rows[0].get(0), rows[0].get(1));
         if count != saved {
@@ -197,7 +206,7 @@ async fn write(
         locked = Some(count);
         step = Instant::now();
     }
-    let sql = bet.unwrap_or(&keep.write).get(has_after);
+    let sql = bet.unwrap_or(&keep.write).get(form);
     let rows = client.query_typed(sql, &bind).await.map_err(|error| fault(error, step))?;
     let number = |i: usize| rows[0].get::<_, i64>(i);
     let (rows_written, accounted, conflicted) = (number(0), number(1), number(2));

@@ -14,6 +14,7 @@
 //! New values come from RETURNING, never from the expression: a trigger may have changed them.
 
 use super::statement::{Builder, ByRange};
+use crate::key::Form;
 use crate::spec::Verb;
 use crate::state::{Field, Images, Side};
 use crate::undo::Conflicts;
@@ -93,24 +94,22 @@ impl Builder<'_> {
                 true => (Old::Null, Side::Filled),
                 false => (Old::Returned, Side::Both),
             };
-            let write = ByRange::new(|has_after| self.write_and_save(saving, has_after, old, side));
+            let write = ByRange::new(|form| self.write_and_save(saving, form, old, side));
             let conflicts = Conflicts::Skip;
             return Keep { lock: None, bet: None, write, conflicts, joins_in_bulk: false };
         }
-        let bet = || ByRange::new(|has_after| self.bet(saving, has_after));
+        let bet = || ByRange::new(|form| self.bet(saving, form));
         Keep {
             // Values in parts would be in others on each side.
             bet: (facts.has_versions && !facts.is_wide).then(bet),
-            lock: Some(ByRange::new(|has_after| self.lock_and_save(saving, has_after))),
-            write: ByRange::new(|has_after| {
-                self.write_and_save(saving, has_after, Old::Null, Side::New)
-            }),
+            lock: Some(ByRange::new(|form| self.lock_and_save(saving, form))),
+            write: ByRange::new(|form| self.write_and_save(saving, form, Old::Null, Side::New)),
             conflicts: Conflicts::Skip,
             joins_in_bulk: false,
         }
     }
 
-    fn write_and_save(&self, saving: &Saving<'_>, has_after: bool, old: Old, side: Side) -> String {
+    fn write_and_save(&self, saving: &Saving<'_>, form: Form, old: Old, side: Side) -> String {
         let name = &self.table.name;
         let (with, new_row, old) = match old {
             Old::Returned => (
@@ -121,10 +120,10 @@ impl Builder<'_> {
             Old::Null => ("", name.to_string(), None),
         };
         let values = self.image_values(&new_row, old, Some(&new_row));
-        let update = self.update(has_after);
-        let save = self.save(saving, has_after, "backfill_written", side);
+        let update = self.update(form);
+        let save = self.save(saving, form, "backfill_written", side);
         let accounted = if side == Side::New && self.looks_beyond_the_row() {
-            self.matched(saving, has_after)
+            self.matched(saving, form)
         } else {
             "coalesce(sum(packed), 0)::int8".to_owned()
         };
@@ -151,13 +150,13 @@ impl Builder<'_> {
     }
 
     /// Key and old values of the rows to write.
-    fn rows_before(&self, has_after: bool) -> String {
+    fn rows_before(&self, form: Form) -> String {
         let name = &self.table.name;
         format!(
             "SELECT {}{}\n WHERE {}\n   AND ({})",
             self.image_values(&name.to_string(), Some(&name.to_string()), None),
             self.from_target().as_str(),
-            self.key.range_sql(name, has_after, 1),
+            self.key.range_sql(name, form, 1),
             self.needed().as_str(),
         )
     }
@@ -167,7 +166,7 @@ impl Builder<'_> {
     ///
     /// Both passes over the chunk take the same way and so meet the rows in the same order; should they not, the keys differ and the
     /// bet is lost too.
-    fn bet(&self, saving: &Saving<'_>, has_after: bool) -> String {
+    fn bet(&self, saving: &Saving<'_>, form: Form) -> String {
         let name = &self.table.name;
         let fields = |side: Side| saving.fields.iter().filter(move |f| side.holds(&f.name));
         let packed = |side: Side| {
@@ -201,12 +200,12 @@ impl Builder<'_> {
              coalesce((SELECT bytes FROM backfill_saved), 0)::int8, NULL::text[]\n  FROM backfill_before, backfill_after",
             nulls.collect::<Vec<_>>().join(", "),
             packed(Side::Old),
-            self.rows_before(has_after),
-            self.update(has_after).as_str(),
+            self.rows_before(form),
+            self.update(form).as_str(),
             self.image_values(&name.to_string(), None, Some(&name.to_string())),
             packed(Side::New),
             saving.images.table,
-            self.seq_param(has_after),
+            self.seq_param(form),
             Side::Both.stored(),
             values.collect::<Vec<_>>().join(", "),
             sizes(fields(Side::Both).map(|f| f.name.as_str())),
@@ -214,14 +213,14 @@ impl Builder<'_> {
     }
 
     /// Locks in key order, as every other careful writer does, so that two of them do not meet head-on.
-    fn lock_and_save(&self, saving: &Saving<'_>, has_after: bool) -> String {
+    fn lock_and_save(&self, saving: &Saving<'_>, form: Form) -> String {
         let locked = format!(
             "(\n{}\n ORDER BY {}\n   FOR NO KEY UPDATE OF {}\n) AS backfill_locked",
-            self.rows_before(has_after),
+            self.rows_before(form),
             self.key.order_sql(&self.table.name, false),
             self.table.name
         );
-        let save = self.save(saving, has_after, &locked, Side::Old);
+        let save = self.save(saving, form, &locked, Side::Old);
         format!(
             "WITH backfill_saved AS (\n{save}\n)\n\
              SELECT coalesce(sum(rows), 0)::int8, coalesce(sum(packed), 0)::int8 FROM backfill_saved"
@@ -230,9 +229,9 @@ impl Builder<'_> {
 
     /// Packs rows, of a CTE or a subquery, into the table of before-images: an array for each field. Not one array of composites,
     /// which costs three times as much to build.
-    fn save(&self, saving: &Saving<'_>, has_after: bool, rows: &str, side: Side) -> String {
+    fn save(&self, saving: &Saving<'_>, form: Form, rows: &str, side: Side) -> String {
         let table = &saving.images.table;
-        let seq = self.seq_param(has_after);
+        let seq = self.seq_param(form);
         let fields: Vec<&Field> = saving.fields.iter().filter(|f| side.holds(&f.name)).collect();
         let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
         let list = names.join(", ");
@@ -288,10 +287,10 @@ impl Builder<'_> {
 
     /// Rows written whose keys were locked and saved before. By set operation, because the planner thinks an array short and would
     /// join by nested loops.
-    fn matched(&self, saving: &Saving<'_>, has_after: bool) -> String {
+    fn matched(&self, saving: &Saving<'_>, form: Form) -> String {
         let keys = self.numbered_names("k").join(", ");
         let fields = saving.fields.iter().filter(|field| field.name.starts_with('k'));
-        let saved = saving.images.unpacked(fields, Side::Old, self.seq_param(has_after), "saved");
+        let saved = saving.images.unpacked(fields, Side::Old, self.seq_param(form), "saved");
         format!(
             "(SELECT count(*) FROM (\nSELECT {keys} FROM backfill_written\nINTERSECT\nSELECT {keys} FROM {saved}) AS both_sides)"
         )
@@ -307,8 +306,8 @@ impl Builder<'_> {
     }
 
     /// The number of the parameter that is the chunk's number; the source chunk's follows it.
-    pub(super) fn seq_param(&self, has_after: bool) -> usize {
-        self.key.range_params(has_after) + 1
+    pub(super) fn seq_param(&self, form: Form) -> usize {
+        self.key.range_params(form) + 1
     }
 
     pub(super) fn numbered_names(&self, prefix: &str) -> Vec<String> {

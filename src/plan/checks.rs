@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::surroundings::Server;
 use super::table::{Index, Table};
-use crate::key::{Key, KeyColumn};
+use crate::key::{Key, KeyColumn, Spread};
 use crate::spec::Spec;
 use crate::sql::Ident;
 
@@ -184,6 +184,7 @@ fn key_of(table: &Table, index: &Index) -> Key {
         name: Ident::new(&c.name),
         type_sql: c.type_sql.clone(),
         type_name: c.type_name.clone(),
+        spread: c.hash.clone().map(Spread::Hash),
     };
     Key { columns: columns.map(column).collect() }
 }

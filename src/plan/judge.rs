@@ -9,6 +9,7 @@ use super::table::Table;
 use crate::db::session::Bounds;
 use crate::db::{Session, error};
 use crate::diagnostic::Diagnostic;
+use crate::key::Form;
 use crate::spec::{Spec, Verb};
 use crate::sql::{Ident, SqlText};
 
@@ -80,7 +81,7 @@ pub(super) async fn check_statement(
     spec: &Spec,
     builder: &Builder<'_>,
 ) -> Result<(), PlanError> {
-    let sql = builder.update(false);
+    let sql = builder.update(Form::FIRST);
     let Err(error) = analyse(client, session, &sql, builder.key.columns.len()).await? else {
         return Ok(());
     };

@@ -7,7 +7,9 @@
 
 pub mod capture;
 pub mod checks;
+mod forecast;
 mod judge;
+mod order;
 pub mod probe;
 pub mod rehearse;
 mod resolve;
@@ -22,7 +24,9 @@ use tokio_postgres::Client;
 pub use capture::Keep;
 pub use checks::Refusal;
 use checks::{choose_key, server_refusal, table_refusals, table_warnings};
+pub use forecast::Forecast;
 use judge::{check_statement, has_few_values, judge_all, remaining, targets};
+pub use order::{Striping, Way};
 pub use rehearse::Rehearsal;
 use resolve::{check_columns, find_table, read_ceiling};
 pub use reverse::Taken;
@@ -33,7 +37,7 @@ use table::Table;
 
 use crate::db::{ConnectError, Session};
 use crate::diagnostic::Report;
-use crate::key::{Bound, Key};
+use crate::key::{Bound, Form, Key};
 use crate::spec::{Spec, Verb};
 use crate::sql::Ident;
 use crate::state::{Field, Images, StoreError};
@@ -87,6 +91,8 @@ pub struct Plan {
     pub ceiling: Option<Bound>,
     /// What gives the spec's SQL its meaning.
     pub session: Session,
+    /// In which order it goes through the table.
+    pub way: Way,
     /// Rows in the table, as the planner sees them.
     pub table_rows: i64,
     /// Rows the backfill would write, as the planner sees them.
@@ -145,6 +151,7 @@ impl Plan {
         let (key, index) =
             choose_key(&table, spec).map_err(|refusal| PlanError::Refused(vec![refusal]))?;
         let uses = judge_all(client, &session, spec, &table).await?;
+        let key = order::spread(client, &session, &table, key).await?;
         let targets = targets(&table, &written);
         let builder = Builder { spec, table: &table.name, key: &key, targets: &targets };
         check_statement(client, &session, spec, &builder).await?;
@@ -172,6 +179,7 @@ impl Plan {
             hot_blockers: Vec::new(),
             published,
             warnings: Vec::new(),
+            way: Way { striping: None, reason: String::new() },
             table_rows: 0,
             rows_to_do: 0,
             server,
@@ -187,6 +195,7 @@ impl Plan {
         if accepted.only_reads {
             return Ok(plan);
         }
+        plan.way = plan.choose_way().map_err(|refusal| PlanError::Refused(vec![refusal]))?;
         match rehearse::guard(client, &plan).await? {
             Some(refusal) => Err(PlanError::Refused(vec![refusal])),
             None => Ok(plan),
@@ -230,6 +239,19 @@ impl Plan {
         image_fields(&self.builder(), &self.table)
     }
 
+    /// Goes on with the key of a run: its hash decides which rows are a stripe, whatever the catalogs say by now. A run of an older
+    /// version has none, and gets plain slices.
+    pub fn with_key_of(mut self, run: &Key) -> Plan {
+        if *run != self.key {
+            self.key = run.clone();
+            self.sql = self.builder().chunk_sql();
+            if !self.key.is_spread() {
+                self.way = Way { striping: None, reason: "as the run began".to_owned() };
+            }
+        }
+        self
+    }
+
     /// With the statements that keep before-images in `images`, where the spec wants them kept.
     pub fn keeping(mut self, images: &Images) -> Plan {
         self.sql.keep = self.capture(images);
@@ -238,7 +260,10 @@ impl Plan {
 
     /// What each chunk runs, for people: the statement that writes.
     pub fn chunk_statement(&self) -> &str {
-        self.sql.keep.as_ref().map_or(self.sql.update.get(true), |keep| keep.write.get(true))
+        self.sql
+            .keep
+            .as_ref()
+            .map_or(self.sql.update.get(Form::WHOLE), |keep| keep.write.get(Form::WHOLE))
     }
 
     /// The statements that keep before-images in `images`; none when the spec wants none kept.

@@ -9,7 +9,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::{Plan, PlanError, Refusal};
 use crate::db::error;
 use crate::db::session::Bounds;
-use crate::key::{Bound, KeyRange};
+use crate::key::{Bound, Form, KeyRange};
 use crate::state::{Field, Store};
 
 /// Key entries of the rehearsed chunk: enough to average over a page or two of anything, few enough that the row locks of the
@@ -33,7 +33,7 @@ pub struct Rehearsal {
 
 /// Typed text parameters of a range.
 pub fn params(range: &KeyRange) -> Vec<String> {
-    range.params().into_iter().map(str::to_owned).collect()
+    range.params()
 }
 
 /// Borrows text parameters for the driver.
@@ -73,7 +73,7 @@ async fn explain_first_chunk(
     ceiling: &Bound,
 ) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
     let Some((range, _)) = first_chunk(client, plan, ceiling).await? else { return Ok(Vec::new()) };
-    let sql = format!("EXPLAIN (FORMAT JSON) {}", plan.sql.update.get(false));
+    let sql = format!("EXPLAIN (FORMAT JSON) {}", plan.sql.update.get(Form::FIRST));
     client.query_typed(&sql, &typed(&range)).await
 }
 
@@ -83,13 +83,11 @@ async fn first_chunk(
     plan: &Plan,
     ceiling: &Bound,
 ) -> Result<Option<(Vec<String>, i64)>, tokio_postgres::Error> {
-    let whole = params(&KeyRange { after: None, upto: ceiling.clone() });
+    let whole = params(&KeyRange::new(None, ceiling.clone()));
     let mut bind = typed(&whole);
     bind.push((&ROWS, Type::INT8));
-    let rows = client.query_typed(plan.sql.stretch.get(false), &bind).await?;
-    Ok(rows
-        .first()
-        .map(|row| (params(&KeyRange { after: None, upto: Bound(row.get(0)) }), row.get(1))))
+    let rows = client.query_typed(plan.sql.stretch.get(Form::FIRST), &bind).await?;
+    Ok(rows.first().map(|row| (params(&KeyRange::new(None, Bound(row.get(0)))), row.get(1))))
 }
 
 /// EXPLAIN answers with type `json`, whose binary form is its text.
@@ -143,7 +141,11 @@ pub async fn rehearse(
 ) -> Result<Result<Option<Rehearsal>, String>, PlanError> {
     let Some(ceiling) = &plan.ceiling else { return Ok(Ok(None)) };
     let statement = |error| PlanError::Statement("rehearse a chunk", error);
-    let bounds = Bounds { lock: Duration::from_secs(1), statement: Duration::from_secs(15) };
+    let bounds = Bounds {
+        lock: Duration::from_secs(1),
+        statement: Duration::from_secs(15),
+        is_durable: true,
+    };
     plan.session.begin(client, bounds).await.map_err(statement)?;
     let measured = rehearse_in(client, plan, ceiling).await;
     client.batch_execute("ROLLBACK").await.map_err(statement)?;
@@ -161,8 +163,10 @@ async fn rehearse_in(
 ) -> Result<Option<Rehearsal>, tokio_postgres::Error> {
     let Some((range, keys)) = first_chunk(client, plan, ceiling).await? else { return Ok(None) };
     let image_bytes = rehearse_images(client, plan, &range).await?;
-    let sql =
-        format!("EXPLAIN (ANALYZE, WAL, TIMING OFF, FORMAT JSON) {}", plan.sql.update.get(false));
+    let sql = format!(
+        "EXPLAIN (ANALYZE, WAL, TIMING OFF, FORMAT JSON) {}",
+        plan.sql.update.get(Form::FIRST)
+    );
     let started = Instant::now();
     let explained = client.query_typed(&sql, &typed(&range)).await?;
     let took = started.elapsed();
@@ -193,7 +197,7 @@ async fn rehearse_images(
         let mut bind = typed(range);
         bind.extend([(&0_i64 as &(dyn ToSql + Sync), Type::INT8), (&0_i64, Type::INT8)]);
         for sql in keep.lock.iter().chain([&keep.write]) {
-            client.query_typed(sql.get(false), &bind).await?;
+            client.query_typed(sql.get(Form::FIRST), &bind).await?;
         }
         let fields = plan.image_fields();
         let size =

@@ -6,7 +6,7 @@
 
 use super::capture::Keep;
 use super::statement::{Builder, ByRange};
-use crate::key::{Key, KeyColumn};
+use crate::key::{Form, Key, KeyColumn};
 use crate::sql::{Ident, QualifiedName};
 use crate::state::{Field, Images, Side};
 use crate::undo::Conflicts;
@@ -35,21 +35,21 @@ const NOTED: &str = "backfill_noted";
 impl Builder<'_> {
     /// The statement that gives a chunk back.
     pub fn restore(&self, restore: &Restore<'_>) -> Keep {
-        let write = ByRange::new(|has_after| match restore.policy {
-            Conflicts::Force => self.restore_all(restore, has_after),
-            _ => self.restore_unchanged(restore, has_after),
+        let write = ByRange::new(|form| match restore.policy {
+            Conflicts::Force => self.restore_all(restore, form),
+            _ => self.restore_unchanged(restore, form),
         });
         Keep { lock: None, bet: None, write, conflicts: restore.policy, joins_in_bulk: true }
     }
 
-    fn restore_unchanged(&self, restore: &Restore<'_>, has_after: bool) -> String {
+    fn restore_unchanged(&self, restore: &Restore<'_>, form: Form) -> String {
         let gone = format!(
             "NOT EXISTS (SELECT FROM {} AS {TARGET} WHERE {})",
             self.table,
             self.on_target(IMAGE)
         );
         let unchanged = format!("\n   AND {}", self.holds(IMAGE, "new"));
-        let update = self.give_back(IMAGE, &unchanged, has_after);
+        let update = self.give_back(IMAGE, &unchanged, form);
         // Mostly every row is given back, and then there is no need to look for those that are not.
         let is_short =
             format!("(SELECT count(*) FROM {RESTORED}) < (SELECT count(*) FROM {IMAGE})");
@@ -61,11 +61,11 @@ impl Builder<'_> {
             self.same_key(RESTORED, IMAGE),
             self.keys_of(RESTORED),
         );
-        self.assemble(restore, has_after, "", &update, &noted)
+        self.assemble(restore, form, "", &update, &noted)
     }
 
     /// The rows are locked first, so that what is noted as overwritten is what was.
-    fn restore_all(&self, restore: &Restore<'_>, has_after: bool) -> String {
+    fn restore_all(&self, restore: &Restore<'_>, form: Form) -> String {
         let name = Ident::new(TARGET);
         let held = format!(
             ", {HELD} AS MATERIALIZED (\nSELECT {IMAGE}.*, {} AS is_same\n  FROM {IMAGE} JOIN {} AS {TARGET} ON {}\n WHERE {}\n \
@@ -73,10 +73,10 @@ impl Builder<'_> {
             self.holds(IMAGE, "new"),
             self.table,
             self.on_target(IMAGE),
-            self.key.range_sql(&name, has_after, 1),
+            self.key.range_sql(&name, form.whole(), 1),
             self.key.order_sql(&name, false),
         );
-        let update = self.give_back(HELD, "", has_after);
+        let update = self.give_back(HELD, "", form);
         let noted = format!(
             "SELECT {}, 'deleted' AS kind FROM {IMAGE} WHERE NOT EXISTS (SELECT FROM {HELD} WHERE {})\n         UNION ALL\n        \
              SELECT {}, 'overwritten' FROM {HELD} WHERE NOT is_same\n         UNION ALL\n        \
@@ -86,11 +86,11 @@ impl Builder<'_> {
             self.keys_of(HELD),
             self.keys_of(RESTORED),
         );
-        self.assemble(restore, has_after, &held, &update, &noted)
+        self.assemble(restore, form, &held, &update, &noted)
     }
 
     /// The UPDATE from the before-images in CTE `source`.
-    fn give_back(&self, source: &str, condition: &str, has_after: bool) -> String {
+    fn give_back(&self, source: &str, condition: &str, form: Form) -> String {
         let targets = self.targets.iter().enumerate();
         let set: Vec<String> = targets
             .map(|(i, target)| format!("{} = {source}.old_{}", target.name, i + 1))
@@ -100,7 +100,7 @@ impl Builder<'_> {
             self.table,
             set.join(",\n       "),
             self.on_target(source),
-            self.key.range_sql(&Ident::new(TARGET), has_after, 1),
+            self.key.range_sql(&Ident::new(TARGET), form.whole(), 1),
             self.keys_of(source),
             self.holds(source, "old"),
         )
@@ -109,15 +109,15 @@ impl Builder<'_> {
     fn assemble(
         &self,
         restore: &Restore<'_>,
-        has_after: bool,
+        form: Form,
         held: &str,
         update: &str,
         noted: &str,
     ) -> String {
-        let image = self.image(restore, has_after);
+        let image = self.image(restore, form);
         let key: Vec<String> =
             self.numbered_names("k").iter().map(|k| format!("{k}::text")).collect();
-        let seq = self.seq_param(has_after);
+        let seq = self.seq_param(form);
         let left_alone = "kind IN ('changed', 'deleted')";
         format!(
             "WITH {image}{held}, {RESTORED} AS (\n{update}\n), {NOTED} AS (\n\
@@ -132,20 +132,21 @@ impl Builder<'_> {
         )
     }
 
-    /// The before-images of the source chunk, as far as they lie in the range: a halved chunk gives back its half.
-    fn image(&self, restore: &Restore<'_>, has_after: bool) -> String {
+    /// The before-images of the source chunk, as far as they lie in the range: a halved chunk gives back its half. They are of its stripe
+    /// alone.
+    fn image(&self, restore: &Restore<'_>, form: Form) -> String {
         let columns = self.key.columns.iter().zip(self.numbered_names("k"));
         let key = Key {
             columns: columns
                 .map(|(column, k)| KeyColumn { name: Ident::new(k), ..column.clone() })
                 .collect(),
         };
-        let seq = self.seq_param(has_after) + 1;
+        let seq = self.seq_param(form) + 1;
         let unpacked = |side: Side, alias: &str| {
             let is_read = |field: &&Field| side == Side::ByValue || side.holds(&field.name);
             let fields = restore.fields.iter().filter(is_read);
             let rows = restore.images.unpacked(fields, side, seq, alias);
-            format!("{rows}\n WHERE {}", key.range_sql(&Ident::new(alias), has_after, 1))
+            format!("{rows}\n WHERE {}", key.range_sql(&Ident::new(alias), form.whole(), 1))
         };
         let keys = self.numbered_names("k").join(", ");
         format!(

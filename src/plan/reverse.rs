@@ -9,7 +9,7 @@ use super::restore::Restore;
 use super::statement::Builder;
 use super::table::{Column, Table};
 use super::{
-    Accepted, Plan, PlanError, identity_refusal, publication_refusal, surroundings, targets,
+    Accepted, Plan, PlanError, Way, identity_refusal, publication_refusal, surroundings, targets,
     usable_server,
 };
 use crate::db::Session;
@@ -91,6 +91,7 @@ impl Plan {
             hot_blockers: Vec::new(),
             published,
             warnings: Vec::new(),
+            way: Way { striping: None, reason: "as the run that it takes back".to_owned() },
             table_rows: taken.run.table_rows_estimate,
             rows_to_do: 0,
             server,

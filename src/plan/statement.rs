@@ -1,10 +1,11 @@
 //! The SQL of a run: one UPDATE per chunk, the boundary walk, and the condition of a row still to do. Pure.
 //!
 //! All rules become one UPDATE, a `CASE` per column, so the table is passed once and every expression sees the row as it was
-//! before. Each statement exists in two forms: for the first chunk, which has no lower bound, and for all others.
+//! before. Each statement exists in a form for the first chunk, which has no lower bound, and for all others; for whole slices, and for
+//! stripes of them.
 
 use super::capture::Keep;
-use crate::key::Key;
+use crate::key::{Form, Key};
 use crate::spec::{Spec, Verb, Write};
 use crate::sql::{Expr, Ident, QualifiedName, SqlText};
 
@@ -17,22 +18,23 @@ pub struct Target {
     pub type_sql: String,
 }
 
-/// A statement for chunks with and without a lower bound.
+/// A statement for chunks with and without a lower bound, and for stripes of them.
 #[derive(Clone, Debug)]
 pub struct ByRange {
-    first: String,
-    rest: String,
+    /// In the order of [`Form::ALL`].
+    forms: [String; Form::ALL.len()],
 }
 
 impl ByRange {
-    /// Renders both forms; the argument tells whether there is a lower bound.
-    pub fn new(render: impl Fn(bool) -> String) -> ByRange {
-        ByRange { first: render(false), rest: render(true) }
+    /// Renders all forms.
+    pub fn new(render: impl Fn(Form) -> String) -> ByRange {
+        ByRange { forms: Form::ALL.map(render) }
     }
 
-    /// The form for a chunk that has a lower bound, or has none.
-    pub fn get(&self, has_after: bool) -> &str {
-        if has_after { &self.rest } else { &self.first }
+    /// The text for a range of this form.
+    pub fn get(&self, form: Form) -> &str {
+        let at = Form::ALL.iter().position(|known| *known == form).unwrap_or_default();
+        &self.forms[at]
     }
 }
 
@@ -70,9 +72,8 @@ pub struct Builder<'a> {
 impl Builder<'_> {
     /// All statements of a run.
     pub fn chunk_sql(&self) -> ChunkSql {
-        let update = ByRange::new(|has_after| self.update(has_after).as_str().to_owned());
-        let ambiguous =
-            self.spec.from.is_some().then(|| ByRange::new(|has_after| self.ambiguous(has_after)));
+        let update = ByRange::new(|form| self.update(form).as_str().to_owned());
+        let ambiguous = self.spec.from.is_some().then(|| ByRange::new(|form| self.ambiguous(form)));
         ChunkSql {
             update,
             keep: None,
@@ -84,7 +85,7 @@ impl Builder<'_> {
     }
 
     /// The UPDATE of one chunk, with origins.
-    pub fn update(&self, has_after: bool) -> SqlText {
+    pub fn update(&self, form: Form) -> SqlText {
         let mut sql = SqlText::default();
         sql.push(&format!("UPDATE {}\n   SET ", self.table));
         for (i, target) in self.targets.iter().enumerate() {
@@ -94,7 +95,7 @@ impl Builder<'_> {
             sql.push(&format!("{} = ", target.name)).append(&self.assigned(target));
         }
         self.push_from(&mut sql);
-        sql.push(&format!("\n WHERE {}\n   AND (", self.key.range_sql(self.name(), has_after, 1)));
+        sql.push(&format!("\n WHERE {}\n   AND (", self.key.range_sql(self.name(), form, 1)));
         sql.append(&self.needed()).push(")");
         sql
     }
@@ -252,11 +253,11 @@ impl Builder<'_> {
         sql.push("(").append(&join(&terms, " OR ")).push(")").clone()
     }
 
-    fn ambiguous(&self, has_after: bool) -> String {
+    fn ambiguous(&self, form: Form) -> String {
         let mut sql = SqlText::default();
         sql.push(&format!("SELECT {}", self.key.array_sql(self.name())))
             .append(&self.from_target());
-        sql.push(&format!(" WHERE {}\n   AND (", self.key.range_sql(self.name(), has_after, 1)));
+        sql.push(&format!(" WHERE {}\n   AND (", self.key.range_sql(self.name(), form, 1)));
         let columns = self.key.columns_sql(self.name());
         sql.append(&self.needed())
             .push(&format!(")\n GROUP BY {columns} HAVING count(*) > 1 LIMIT 1"));
@@ -275,9 +276,10 @@ impl Builder<'_> {
         };
         let texts = labels.iter().map(|c| format!("{c}::text")).collect::<Vec<_>>().join(", ");
         let table = self.table;
-        ByRange::new(|has_after| {
-            let range = self.key.range_sql(name, has_after, 1);
-            let (ceiling, upto, params) = self.ceiling_of(has_after);
+        ByRange::new(|form| {
+            let form = form.whole();
+            let range = self.key.range_sql(name, form, 1);
+            let (ceiling, upto, params) = self.ceiling_of(form);
             let (size, count) = (params + 1, params + 2);
             let (labels, from_last) = (list(""), list("backfill_boundary."));
             format!(
@@ -302,9 +304,10 @@ impl Builder<'_> {
         let order = self.key.order_sql(name, false);
         let key = self.key.array_sql(name);
         let table = self.table;
-        ByRange::new(|has_after| {
-            let range = self.key.range_sql(name, has_after, 1);
-            let (ceiling, _, params) = self.ceiling_of(has_after);
+        ByRange::new(|form| {
+            let form = form.whole();
+            let range = self.key.range_sql(name, form, 1);
+            let (ceiling, _, params) = self.ceiling_of(form);
             format!(
                 "SELECT {key}, backfill_entries, ({columns}) >= ({ceiling})\n  \
                  FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS backfill_entry, count(*) OVER () AS backfill_entries\n          \
@@ -316,13 +319,13 @@ impl Builder<'_> {
     }
 
     /// The ceiling as values and as a condition, and how many parameters a range has: the ceiling is its upper end.
-    fn ceiling_of(&self, has_after: bool) -> (String, String, usize) {
+    fn ceiling_of(&self, form: Form) -> (String, String, usize) {
         let width = self.key.columns.len();
-        let params = self.key.range_params(has_after);
+        let params = self.key.range_params(form);
         let value =
             |i: usize| format!("${}::{}", params - width + 1 + i, self.key.columns[i].type_sql);
         let values = (0..width).map(value).collect::<Vec<_>>().join(", ");
-        let upto = self.key.range_sql(self.name(), false, params - width + 1);
+        let upto = self.key.range_sql(self.name(), Form::FIRST, params - width + 1);
         (values, upto, params)
     }
 
@@ -332,8 +335,8 @@ impl Builder<'_> {
         let order = self.key.order_sql(name, false);
         let key = self.key.array_sql(name);
         let table = self.table;
-        ByRange::new(|has_after| {
-            let range = self.key.range_sql(name, has_after, 1);
+        ByRange::new(|form| {
+            let range = self.key.range_sql(name, form, 1);
             format!(
                 "SELECT {key}, backfill_entry, backfill_entries - backfill_entry\n  \
                  FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS backfill_entry, count(*) OVER () AS backfill_entries\n          \
@@ -374,6 +377,7 @@ mod tests {
             name: Ident::new("id"),
             type_sql: "int8".into(),
             type_name: "bigint".into(),
+            spread: None,
         };
         let key = Key { columns: vec![column] };
         let targets: Vec<Target> = types
@@ -382,7 +386,7 @@ mod tests {
             .collect();
         let table = QualifiedName::new("public", "t");
         let builder = Builder { spec: &spec, table: &table, key: &key, targets: &targets };
-        builder.update(true).as_str().replace('\n', " ")
+        builder.update(Form::WHOLE).as_str().replace('\n', " ")
     }
 
     #[test]

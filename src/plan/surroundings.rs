@@ -18,6 +18,8 @@ pub struct Server {
     pub read_only_by_default: bool,
     /// Whether it can compress values with lz4.
     pub has_lz4: bool,
+    /// Bytes of its buffer cache.
+    pub shared_buffers: i64,
     /// The database's name.
     pub database: String,
     /// The role in use.
@@ -31,7 +33,8 @@ pub async fn server(client: &Client) -> Result<Server, Error> {
                       pg_catalog.pg_is_in_recovery(), current_database()::text, current_user::text,
                       current_setting('default_transaction_read_only')::boolean,
                       exists (select from pg_catalog.pg_settings
-                               where name = 'default_toast_compression' and 'lz4' = any (enumvals))";
+                               where name = 'default_toast_compression' and 'lz4' = any (enumvals)),
+                      pg_catalog.pg_size_bytes(current_setting('shared_buffers'))";
     let rows = client.query_typed(sql, &[]).await?;
     let row = &rows[0];
     Ok(Server {
@@ -42,6 +45,7 @@ pub async fn server(client: &Client) -> Result<Server, Error> {
         role: row.get(4),
         read_only_by_default: row.get(5),
         has_lz4: row.get(6),
+        shared_buffers: row.get(7),
     })
 }
 

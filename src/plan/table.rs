@@ -28,6 +28,8 @@ pub struct Table {
     pub may_select: bool,
     /// Heap bytes, over all partitions.
     pub heap_bytes: i64,
+    /// Bytes of its indexes, over all partitions.
+    pub index_bytes: i64,
     /// Bytes of values stored out of line, over all partitions.
     pub toast_bytes: i64,
     /// Fill factor.
@@ -61,6 +63,8 @@ pub struct Column {
     pub is_no_element: bool,
     /// Whether equal values are the same to the byte, which 1.0 and 1.00 are not.
     pub is_exact: bool,
+    /// The function that hashes its type with a seed, as SQL.
+    pub hash: Option<String>,
     /// Its collation as SQL, when it has one.
     pub collation: Option<String>,
     /// Whether it must not be NULL.
@@ -104,7 +108,9 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Table>, Error> {
                         where l.reltoastrelid <> 0
                           and l.oid in (select c.oid union all select relid from pg_catalog.pg_partition_tree(c.oid))),
                       coalesce((select option_value::integer from pg_catalog.pg_options_to_table(c.reloptions)
-                                 where option_name = 'fillfactor'), 100)
+                                 where option_name = 'fillfactor'), 100),
+                      (select coalesce(sum(pg_catalog.pg_indexes_size(relid)), 0)::bigint
+                         from (select c.oid::regclass as relid union select relid from pg_catalog.pg_partition_tree(c.oid)) tree)
                  from pg_catalog.pg_class c
                  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
                 where c.oid = pg_catalog.to_regclass($1)";
@@ -124,6 +130,7 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Table>, Error> {
         heap_bytes: row.get(10),
         toast_bytes: row.get(11),
         fillfactor: row.get(12),
+        index_bytes: row.get(13),
         columns: columns(client, oid).await?,
         indexes: indexes(client, oid).await?,
     }))
@@ -143,7 +150,22 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
                       a.attnotnull, a.atttypid, a.atttypmod, t.typcategory = 'A' or t.typarray = 0,
                       (e.typtype = 'e' or e.typnamespace = 'pg_catalog'::regnamespace and e.typname in
                          ('text', 'varchar', 'bool', 'int2', 'int4', 'int8', 'uuid', 'date', 'timestamp', 'timestamptz', 'bytea'))
-                      and not exists (select from pg_catalog.pg_collation c where c.oid = a.attcollation and not c.collisdeterministic)
+                      and not exists (select from pg_catalog.pg_collation c where c.oid = a.attcollation and not c.collisdeterministic),
+                      (select pg_catalog.quote_ident(fn.nspname) || '.' || pg_catalog.quote_ident(f.proname)
+                         from pg_catalog.pg_opclass o
+                         join pg_catalog.pg_am am on am.oid = o.opcmethod and am.amname = 'hash'
+                         join pg_catalog.pg_amproc p on p.amprocfamily = o.opcfamily and p.amproclefttype = o.opcintype
+                              and p.amprocrighttype = o.opcintype and p.amprocnum = 2
+                         join pg_catalog.pg_proc f on f.oid = p.amproc
+                         join pg_catalog.pg_namespace fn on fn.oid = f.pronamespace
+                        -- Some share the function of another type that looks the same inside, and cannot call it by its name.
+                        where o.opcdefault and f.proargtypes[0] = o.opcintype
+                          and o.opcintype = case when t.typtype = 'd' then t.typbasetype
+                                                 when t.typtype = 'e' then 'anyenum'::regtype
+                                                 when t.oid = 'varchar'::regtype then 'text'::regtype
+                                                 else t.oid end
+                          and not exists (select from pg_catalog.pg_collation c
+                                           where c.oid = a.attcollation and not c.collisdeterministic))
                  from pg_catalog.pg_attribute a
                  join pg_catalog.pg_type t on t.oid = a.atttypid
                  join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
@@ -167,6 +189,7 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
         modifier: row.get(11),
         is_no_element: row.get(12),
         is_exact: row.get(13),
+        hash: row.get(14),
     };
     Ok(rows.iter().map(column).collect())
 }

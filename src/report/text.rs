@@ -53,6 +53,9 @@ impl Report {
         if let Some(spent) = self.spent_text() {
             line("time spent", spent);
         }
+        for storage in self.storage_text() {
+            line("storage", storage);
+        }
         if let Some(runner) = &self.runner {
             let verb = if self.is_live() { "run by" } else { "last run by" };
             line(verb, format!("process {} on {}", runner.pid, runner.host));

@@ -3,34 +3,37 @@
 use tokio_postgres::Row;
 
 use super::RunState;
-use crate::key::{Bound, KeyRange};
+use crate::key::{Bound, KeyRange, Stripe};
 
 /// A chunk to be worked on.
 #[derive(Clone, Debug)]
 pub struct Chunk {
     /// Its number within the run.
     pub seq: i64,
-    /// The slice of the key space.
+    /// The slice of the key space, or a stripe of it.
     pub range: KeyRange,
     /// Index entries in it when it was cut.
     pub keys: i32,
-    /// Failed attempts so far.
-    pub attempts: i32,
 }
 
 impl Chunk {
-    /// Reads `seq, after_key, upto_key, keys, attempts`.
+    /// Reads `seq, after_key, upto_key, keys, stripe, stripes`.
     pub(super) fn read(row: &Row) -> Chunk {
         Chunk {
             seq: row.get(0),
             range: KeyRange {
                 after: row.get::<_, Option<Vec<String>>>(1).map(Bound),
                 upto: Bound(row.get(2)),
+                stripe: stripe(row.get(4), row.get(5)),
             },
             keys: row.get(3),
-            attempts: row.get(4),
         }
     }
+}
+
+/// One stripe of one is the whole slice.
+pub(super) fn stripe(j: i16, k: i16) -> Option<Stripe> {
+    (k > 1).then_some(Stripe { j, k, is_dense: false })
 }
 
 /// What a claim found.
@@ -48,6 +51,17 @@ pub struct Claim {
     pub control_version: i32,
     /// Where the server's WAL stands, in bytes.
     pub wal_at: i64,
+    /// HOT updates that the session had counted on the table, which is more than this transaction's.
+    pub hot_at: i64,
+}
+
+/// What settling a chunk told.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    /// Where the server's WAL stands, in bytes.
+    pub wal_at: i64,
+    /// Rows written that needed no new index entry; none where nobody counted.
+    pub hot: Option<i64>,
 }
 
 /// A boundary found in the index.

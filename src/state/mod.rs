@@ -9,12 +9,13 @@ mod records;
 mod revision;
 mod run;
 mod schema;
+mod storage;
 mod work;
 
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-pub use chunk::{Chunk, Claim, Cover, Cut, Quarantined, Sums};
+pub use chunk::{Chunk, Claim, Cover, Cut, Mark, Quarantined, Sums};
 pub use images::{Conflict, Field, FieldType, Images, Side};
 pub use records::{Actor, LogLine, NewRun, NewUndo, PinnedSpec};
 use records::{json, key_to_json, one, read_run};
@@ -23,6 +24,7 @@ pub use run::{
     ALL_STATES, Ends, IllegalTransition, LastWorked, Run, RunEvent, RunState, Times, Tuned, Undo,
 };
 pub use schema::{Installed, VERSION};
+pub use storage::Storage;
 pub use work::{Address, Control, Paced};
 
 use crate::db::lock::LockKey;
@@ -93,6 +95,7 @@ statements!(
     claim_chunk,
     count_conflicts,
     count_quarantined,
+    count_vacuum,
     create_reverse,
     create_run,
     cut_chunks,
@@ -116,7 +119,6 @@ statements!(
     load_revisions,
     load_run,
     load_steps,
-    lock_cut,
     lock_revision,
     log_revision,
     mark_pruned,
@@ -128,14 +130,17 @@ statements!(
     put_step,
     quarantine_row,
     read_control,
+    read_cut,
     recent_rates,
     release_quarantine,
     reopen_chunks,
     request,
     set_conflicts,
     set_revision_state,
+    note_storage,
     settle_chunk,
     split_chunk,
+    storage,
     stretches,
     transition,
     was_taken_back,

@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 
 use super::{Field, LastWorked, Result, Run, RunState, StoreError, Times, Undo};
 use crate::db::Session;
-use crate::key::{Bound, Key, KeyColumn};
+use crate::key::{Bound, Key, KeyColumn, Spread};
 use crate::sql::Ident;
 use crate::undo::UndoMode;
 
@@ -97,7 +97,10 @@ pub(super) fn one(rows: &[Row]) -> Result<&Row> {
 
 pub(super) fn key_to_json(key: &Key) -> String {
     let column = |column: &KeyColumn| {
-        [column.name.as_str(), &column.type_sql, &column.type_name].map(str::to_owned)
+        let told = [column.name.as_str(), &column.type_sql, &column.type_name].map(str::to_owned);
+        told.into_iter()
+            .chain(column.spread.as_ref().map(|s| s.as_str().to_owned()))
+            .collect::<Vec<_>>()
     };
     serde_json::to_string(&key.columns.iter().map(column).collect::<Vec<_>>()).unwrap_or_default()
 }
@@ -111,11 +114,13 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(word: &str) -> Result<T>
 }
 
 pub(super) fn read_run(row: &Row) -> Result<Run> {
-    let columns: Vec<[String; 3]> = json(row.get(8))?;
-    let column = |[name, type_sql, type_name]: [String; 3]| KeyColumn {
-        name: Ident::new(name),
-        type_sql,
-        type_name,
+    // Runs of older versions know no hash.
+    let columns: Vec<Vec<String>> = json(row.get(8))?;
+    let column = |told: Vec<String>| {
+        let mut told = told.into_iter();
+        let mut next = || told.next().unwrap_or_default();
+        let (name, type_sql, type_name) = (Ident::new(next()), next(), next());
+        KeyColumn { name, type_sql, type_name, spread: told.next().map(Spread::parse) }
     };
     let state: String = row.get(3);
     let verdict: Option<String> = row.get(23);

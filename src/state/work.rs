@@ -4,11 +4,11 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use super::{
-    Chunk, Claim, Cover, Cut, Param, Quarantined, Result, RunState, Store, StoreError, Sums, Tuned,
-    json, one,
+    Chunk, Claim, Cover, Cut, Mark, Param, Quarantined, Result, RunState, Store, StoreError, Sums,
+    Tuned, json, one,
 };
 use crate::budget::Budget;
-use crate::key::{Bound, KeyRange};
+use crate::key::{Bound, KeyRange, Stripe};
 
 /// What a runner reads of its own run between chunks.
 #[derive(Debug)]
@@ -60,41 +60,48 @@ impl Address {
 }
 
 impl Store {
-    /// Locks the run for cutting: the end of the last chunk and whether the ceiling is reached.
-    pub async fn lock_cut(
+    /// Where cutting has come to: the end of the last chunk and whether the ceiling is reached.
+    pub async fn read_cut(
         &self,
         client: &Client,
         run_id: i64,
         epoch: i32,
     ) -> Result<(Option<Bound>, bool)> {
         let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&epoch, Type::INT4)];
-        let rows =
-            self.rows(client, "lock the run for cutting", &self.sql.lock_cut, &params).await?;
+        let rows = self
+            .rows(client, "read where cutting has come to", &self.sql.read_cut, &params)
+            .await?;
         let row = rows.first().ok_or(StoreError::EpochOver)?;
         Ok((row.get::<_, Option<Vec<String>>>(0).map(Bound), row.get(1)))
     }
 
-    /// Appends chunks behind `after`; `fully_cut` when the last ends at the ceiling.
+    /// Appends slices behind `after`, which must be where cutting has come to, in as many stripes; `fully_cut` when the last ends at the
+    /// ceiling.
     pub async fn cut_chunks(
         &self,
         client: &Client,
-        run_id: i64,
+        (run_id, epoch): (i64, i32),
         after: Option<&Bound>,
-        cuts: &[Cut],
+        (cuts, stripes): (&[Cut], i16),
         fully_cut: bool,
     ) -> Result<Vec<Chunk>> {
         let list: Vec<(&[String], i32)> =
             cuts.iter().map(|cut| (&cut.upto.0[..], cut.keys)).collect();
         let list = serde_json::to_string(&list).unwrap_or_default();
-        let size = cuts.first().map_or(0, |cut| cut.keys);
-        let params: [Param<'_>; 5] = [
+        let size = cuts.first().map_or(0, |cut| cut.keys / i32::from(stripes));
+        let params: [Param<'_>; 7] = [
             (&run_id, Type::INT8),
             (&after.map(|bound| &bound.0), Type::TEXT_ARRAY),
             (&list, Type::TEXT),
             (&fully_cut, Type::BOOL),
             (&size, Type::INT4),
+            (&stripes, Type::INT2),
+            (&epoch, Type::INT4),
         ];
         let rows = self.rows(client, "cut chunks", &self.sql.cut_chunks, &params).await?;
+        if rows.is_empty() {
+            return Err(StoreError::EpochOver);
+        }
         let mut chunks: Vec<Chunk> = rows.iter().map(Chunk::read).collect();
         chunks.sort_by_key(|chunk| chunk.seq);
         Ok(chunks)
@@ -116,11 +123,18 @@ impl Store {
     }
 
     /// Claims a chunk: waits for whoever holds it, then sees the truth.
-    pub async fn claim(&self, client: &Client, at: Address) -> Result<Claim> {
+    /// With `by_remainder` its keys are single whole numbers.
+    pub async fn claim(&self, client: &Client, at: Address, by_remainder: bool) -> Result<Claim> {
         let lock = self.chunk_lock(at.run_id);
         let [run, seq, epoch] = at.params();
-        let params: [Param<'_>; 5] =
-            [run, seq, epoch, (&lock.class, Type::INT4), (&lock.object, Type::INT4)];
+        let params: [Param<'_>; 6] = [
+            run,
+            seq,
+            epoch,
+            (&lock.class, Type::INT4),
+            (&lock.object, Type::INT4),
+            (&by_remainder, Type::BOOL),
+        ];
         let rows = self.rows(client, "claim a chunk", &self.sql.claim_chunk, &params).await?;
         let row = rows.first().ok_or(StoreError::EpochOver)?;
         let state: String = row.get(4);
@@ -129,28 +143,39 @@ impl Store {
             range: KeyRange {
                 after: row.get::<_, Option<Vec<String>>>(2).map(Bound),
                 upto: Bound(row.get(3)),
+                stripe: super::chunk::stripe(row.get(8), row.get(9))
+                    .map(|stripe| Stripe { is_dense: row.get(10), ..stripe }),
             },
             run_state: RunState::parse(&state)
                 .ok_or(StoreError::Unreadable(format!("state `{state}`")))?,
             control_version: row.get(5),
             source_seq: row.get(6),
             wal_at: row.get(7),
+            hot_at: row.get(11),
         })
     }
 
-    /// Marks a claimed chunk done: where the server's WAL stands then, in bytes. Part of the chunk's transaction.
+    /// Marks a claimed chunk done. `hot_at` is what the claim told, where HOT updates are to be counted. Part of the chunk's transaction.
     pub async fn settle(
         &self,
         client: &Client,
         at: Address,
         rows_done: i64,
         took_ms: i32,
-    ) -> Result<i64> {
+        hot_at: Option<i64>,
+    ) -> Result<Mark> {
         let [run, seq, epoch] = at.params();
-        let params: [Param<'_>; 5] =
-            [run, seq, epoch, (&rows_done, Type::INT8), (&took_ms, Type::INT4)];
+        let params: [Param<'_>; 6] = [
+            run,
+            seq,
+            epoch,
+            (&rows_done, Type::INT8),
+            (&took_ms, Type::INT4),
+            (&hot_at, Type::INT8),
+        ];
         let rows = self.rows(client, "mark a chunk done", &self.sql.settle_chunk, &params).await?;
-        rows.first().map(|row| row.get(1)).ok_or(StoreError::EpochOver)
+        let row = rows.first().ok_or(StoreError::EpochOver)?;
+        Ok(Mark { wal_at: row.get(1), hot: row.get(2) })
     }
 
     /// Sets the only row of a claimed chunk aside. Part of the transaction that marks the chunk done.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules that use nothing of ours but what is listed. `cli` uses all, nobody uses `cli`.
-const MAY_USE: [(&str, &[&str]); 23] = [
+const MAY_USE: [(&str, &[&str]); 24] = [
     ("sql", &[]),
     ("key", &["sql"]),
     ("event", &[]),
@@ -14,9 +14,16 @@ const MAY_USE: [(&str, &[&str]); 23] = [
     ("units", &[]),
     ("budget", &["event"]),
     ("calendar", &["budget", "diagnostic", "document", "event", "units"]),
-    ("settings", &["budget", "calendar", "diagnostic", "document", "event", "signal", "units"]),
+    (
+        "settings",
+        &["budget", "calendar", "diagnostic", "document", "event", "signal", "units", "vacuum"],
+    ),
+    ("vacuum", &["db", "diagnostic", "document", "sql"]),
     ("undo", &[]),
-    ("spec", &["calendar", "diagnostic", "document", "settings", "signal", "sql", "undo"]),
+    (
+        "spec",
+        &["calendar", "diagnostic", "document", "settings", "signal", "sql", "undo", "vacuum"],
+    ),
     ("db", &[]),
     ("state", &["budget", "db", "key", "sql", "undo"]),
     ("plan", &["db", "diagnostic", "document", "event", "key", "spec", "sql", "state", "undo"]),
@@ -26,8 +33,8 @@ const MAY_USE: [(&str, &[&str]); 23] = [
     (
         "engine",
         &[
-            "budget", "calendar", "db", "event", "key", "plan", "settings", "signal", "state",
-            "throttle", "undo",
+            "budget", "calendar", "db", "event", "key", "plan", "settings", "signal", "sql",
+            "state", "throttle", "undo", "vacuum",
         ],
     ),
     ("progress", &["budget", "event"]),
@@ -38,7 +45,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
 ];
 
 /// Modules that are synchronous and know no database.
-const PURE: [&str; 39] = [
+const PURE: [&str; 41] = [
     "signal/read.rs",
     "engine/crew.rs",
     "eta.rs",
@@ -60,8 +67,10 @@ const PURE: [&str; 39] = [
     "spec.rs",
     "spec/from_sql.rs",
     "engine/sizer.rs",
+    "engine/stripes.rs",
     "engine/retry.rs",
     "plan/statement.rs",
+    "plan/forecast.rs",
     "plan/capture.rs",
     "plan/restore.rs",
     "undo.rs",

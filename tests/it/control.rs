@@ -16,7 +16,7 @@ pub fn table(db: &Db, rows: u32) {
 }
 
 /// Whether a backend of this database waits for a lock; other tests' backends do, too.
-const WAITING: &str = "select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+const WAITING: &str = "select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%\"public\".\"t\"%'";
 
 pub const LEFT: &str = "select count(*) from t where v is null";
 
@@ -153,7 +153,7 @@ fn an_operators_cancel_of_a_statement_pauses_the_run() {
     application.run("begin; update t set v = 0 where id = 50");
     let run = db.start(&["run", "fill"]);
     db.sql.wait_for("a chunk waits", WAITING);
-    db.sql.run("select pg_cancel_backend(pid) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'");
+    db.sql.run("select pg_cancel_backend(pid) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%\"public\".\"t\"%'");
     run.wait().exits(4).says("cancelled on the server from outside");
     assert_eq!(db.status("fill")["state"], "paused");
     application.run("rollback");
@@ -219,7 +219,7 @@ fn an_application_that_holds_a_row_is_waited_for_and_not_stalled() {
     // All other chunks go through meanwhile.
     wait_for("the other chunks settle", || db.chunks_done() == 19);
     let waiting = "select coalesce(max(xact_start)::text, '') from pg_stat_activity
-                    where datname = current_database() and wait_event_type = 'Lock'";
+                    where datname = current_database() and wait_event_type = 'Lock' and query like '%\"public\".\"t\"%'";
     wait_for("the chunk waits", || !db.sql.text(waiting).is_empty());
     let first = db.sql.text(waiting);
     wait_for("the chunk gives way and comes back", || {

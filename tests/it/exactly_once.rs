@@ -40,9 +40,18 @@ fn every_row_is_one(sql: &Sql, rows: i64) {
 
 #[test]
 fn a_runner_killed_twenty_times_at_random_moments() {
+    killed_twenty_times("");
+}
+
+#[test]
+fn a_runner_of_stripes_killed_twenty_times_at_random_moments() {
+    killed_twenty_times("order = \"striped\"\nstripes = 8\n");
+}
+
+fn killed_twenty_times(order: &str) {
     let db = Db::found();
     counters(&db.sql, 200_000);
-    db.spec("once", &spec("chunk_rows_max = 400\n"));
+    db.spec("once", &format!("{order}{}", spec("chunk_rows_max = 400\n")));
     let mut kills = 0;
     let mut verb = "run";
     while kills < 20 {

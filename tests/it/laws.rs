@@ -106,8 +106,20 @@ const ALL: [Keys; 14] = [
     },
 ];
 
+/// Keys whose type the server hashes by no function of its own name.
+const WITHOUT_HASH: [&str; 2] = ["date", "timestamptz"];
+
+/// The keys that can be gone through in an order.
+fn keys_for(order: &str) -> impl Iterator<Item = &'static Keys> {
+    let is_plain = order == ORDERS[0];
+    ALL.iter().filter(move |keys| is_plain || !WITHOUT_HASH.contains(&keys.name))
+}
+
 /// A table `t`, and a copy `expected` on which the one big UPDATE was run.
-fn prepare(db: &Db, keys: &Keys) {
+/// Slices, and stripes that are several windows of these tables.
+const ORDERS: [&str; 2] = ["order = \"key\"\n", "order = \"striped\"\nstripes = 8\n"];
+
+fn prepare(db: &Db, keys: &Keys, order: &str) {
     let Keys { columns, key, rows, setup, .. } = keys;
     db.sql.run("create type mood as enum ('happy', 'ok', 'sad')");
     db.sql.run(&format!("create table t ({columns}, n int not null default 0, v text)"));
@@ -125,8 +137,9 @@ fn prepare(db: &Db, keys: &Keys) {
     db.spec(
         "law",
         &format!(
-            "table = \"t\"\n{key}[[rule]]\nset = {{ n = \"n + 1\" }}\n[[rule]]\nfill = {{ v = \"'new'\" }}\n\
-             [limits]\nworkers = 3\nchunk_rows_max = 97\n"
+            "table = \"t\"\n{key}{order}[[rule]]\nset = {{ n = \"n + 1\" }}\n[[rule]]\nfill = {{ v = \"'new'\" }}\n\
+             [limits]\nworkers = 3\nchunk_rows_max = {}\n",
+            if order == ORDERS[0] { 97 } else { 15 }
         ),
     );
 }
@@ -148,11 +161,13 @@ fn each_key_in_one_chunk(db: &Db, keys: &Keys) {
     };
     let columns: Vec<String> = keys.key.split(", ").map(|column| format!("t.{column}")).collect();
     let key = columns.join(", ");
+    let stripe = stripe_of(db, &columns);
     let counts = db.sql.rows(&format!(
         "select chunks, count(*) from (
              select (select count(*) from backfill.chunk c
                       where c.run_id = (select max(run_id) from backfill.run)
-                        and (c.after_key is null or ({key}) > {}) and ({key}) <= {}) as chunks
+                        and (c.after_key is null or ({key}) > {}) and ({key}) <= {}
+                        and c.stripe = {stripe}) as chunks
                from t) counted
           group by chunks",
         row("after_key"),
@@ -160,6 +175,23 @@ fn each_key_in_one_chunk(db: &Db, keys: &Keys) {
     ));
     let total = db.sql.text("select count(*) from t");
     assert_eq!(counts, [["1".to_owned(), total]], "{}", keys.name);
+}
+
+/// The stripe of a row among those of chunk `c`, from what the run says of its key.
+fn stripe_of(db: &Db, columns: &[String]) -> String {
+    let spreads = db.sql.rows(
+        "select coalesce(entry->>3, '') from backfill.run, jsonb_array_elements(key) with ordinality k (entry, ord)
+          where run_id = (select max(run_id) from backfill.run) order by ord",
+    );
+    if spreads[0][0] == "%" {
+        return format!("(({0}::int8 % c.stripes) + c.stripes) % c.stripes", columns[0]);
+    }
+    let hash = columns
+        .iter()
+        .zip(&spreads)
+        .filter(|(_, spread)| !spread[0].is_empty())
+        .fold("0".to_owned(), |seed, (column, spread)| format!("{}({column}, {seed})", spread[0]));
+    format!("({hash} & 9223372036854775807) % c.stripes")
 }
 
 /// Every row is as it was before the run.
@@ -177,9 +209,37 @@ fn equals_the_one_big_update(db: &Db, keys: &Keys) {
 
 #[test]
 fn every_key_type_is_covered_exactly_once() {
-    for keys in &ALL {
+    every_key_type(Which::Found, ORDERS[0]);
+}
+
+#[test]
+fn keys_without_a_hash_are_gone_through_in_slices() {
+    for keys in ALL.iter().filter(|keys| WITHOUT_HASH.contains(&keys.name)) {
         let db = Db::found();
-        prepare(&db, keys);
+        prepare(&db, keys, ORDERS[1]);
+        db.backfill(&["run", "law"]).exits(3).says("no hash function").says("remove `order`");
+    }
+}
+
+#[test]
+fn every_key_type_is_covered_exactly_once_in_stripes() {
+    every_key_type(Which::Found, ORDERS[1]);
+}
+
+#[test]
+fn every_key_type_is_covered_exactly_once_in_stripes_on_13() {
+    every_key_type(Which::Oldest, ORDERS[1]);
+}
+
+#[test]
+fn every_key_type_is_covered_exactly_once_in_stripes_on_18() {
+    every_key_type(Which::Newest, ORDERS[1]);
+}
+
+fn every_key_type(which: Which, order: &str) {
+    for keys in keys_for(order) {
+        let db = Db::new(which);
+        prepare(&db, keys, order);
         let ran = db.backfill(&["run", "law"]);
         assert_eq!(ran.code, 0, "{}: {}", keys.name, ran.stderr);
         each_key_in_one_chunk(&db, keys);
@@ -194,9 +254,18 @@ fn every_key_type_is_covered_exactly_once() {
 
 #[test]
 fn interrupted_and_resumed_is_the_same_as_uninterrupted() {
-    for keys in &ALL {
+    interrupted_and_resumed(ORDERS[0]);
+}
+
+#[test]
+fn interrupted_and_resumed_is_the_same_in_stripes() {
+    interrupted_and_resumed(ORDERS[1]);
+}
+
+fn interrupted_and_resumed(order: &str) {
+    for keys in keys_for(order) {
         let db = Db::found();
-        prepare(&db, keys);
+        prepare(&db, keys, order);
         for kill_after in KILLS {
             let started: Started = db.start(&[
                 if kill_after == 1 { "run" } else { "resume" },
@@ -232,9 +301,18 @@ const KILLS: [i64; 10] = [1, 3, 5, 7, 9, 11, 13, 15, 17, 20];
 
 #[test]
 fn an_application_that_writes_meanwhile_loses_nothing() {
-    for keys in &ALL {
+    an_application_that_writes(ORDERS[0]);
+}
+
+#[test]
+fn an_application_that_writes_meanwhile_loses_nothing_in_stripes() {
+    an_application_that_writes(ORDERS[1]);
+}
+
+fn an_application_that_writes(order: &str) {
+    for keys in keys_for(order) {
         let db = Db::new(Which::Found);
-        prepare(&db, keys);
+        prepare(&db, keys, order);
         db.sql.run(&format!("create table written as select {}, 0 as turn from t limit 0; alter table t add column app int", keys.key));
         let mut run = db.start(&["run", "law", "--rate", "2500 rows/s"]);
         wait_for("the run has begun", || db.chunks_done() >= 1);
@@ -269,8 +347,12 @@ fn an_application_that_writes_meanwhile_loses_nothing() {
 
 #[test]
 fn rows_inserted_and_deleted_meanwhile() {
+    ORDERS.into_iter().for_each(rows_that_come_and_go);
+}
+
+fn rows_that_come_and_go(order: &str) {
     let db = Db::new(Which::Found);
-    prepare(&db, &PLAIN);
+    prepare(&db, &PLAIN, order);
     let mut run = db.start(&["run", "law", "--rate", "1500 rows/s"]);
     wait_for("the run has begun", || db.chunks_done() >= 1);
     let ceiling = db.sql.number("select ceiling[1] from backfill.run");

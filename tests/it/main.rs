@@ -25,5 +25,6 @@ mod plan;
 mod poison;
 mod reverse;
 mod reverse_laws;
+mod storage;
 mod support;
 mod versions;

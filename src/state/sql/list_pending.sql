@@ -1,4 +1,4 @@
-select seq, after_key, upto_key, keys, attempts
+select seq, after_key, upto_key, keys, stripe, stripes
   from {schema}.chunk
  where run_id = $1 and state = 'pending' and seq > $2
  order by seq

@@ -14,4 +14,4 @@ with upper as (
 insert into {schema}.chunk (run_id, seq, after_key, upto_key, stripe, stripes, keys, source_seq)
 select $1, upper.seq, $4, lower.upto_key, lower.stripe, lower.stripes, $6, lower.source_seq
   from upper, lower
-returning seq, after_key, upto_key, keys, attempts
+returning seq, after_key, upto_key, keys, stripe, stripes

@@ -1,0 +1,170 @@
+//! Vacuums beside the chunks: one at a time, on a connection of its own, cancelled when the run must stand still.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::CancelToken;
+
+use super::Work;
+use super::dispatcher::Dispatcher;
+use super::worker::Note;
+use crate::event::Event;
+use crate::throttle::Verdict;
+use crate::vacuum::{Outcome, Pressure};
+
+/// How long the end of a run waits for its vacuum. Past that it is cancelled; what it has done stays done.
+const END_MAX: Duration = Duration::from_secs(30);
+
+/// How long to leave a table alone after a vacuum was held back or failed.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// The vacuum of a run, if any.
+pub(super) struct Vacuums {
+    pressure: Pressure,
+    task: JoinSet<Result<Outcome, String>>,
+    pub(super) token: Option<CancelToken>,
+    /// When the one under way, or the last one, began; at first the run itself. And the one before it.
+    began: Instant,
+    since: Instant,
+    dead: i64,
+    /// Until when not to try.
+    rest: Option<Instant>,
+    is_forbidden: bool,
+    told: String,
+}
+
+impl Vacuums {
+    pub(super) fn new(pressure: Pressure) -> Vacuums {
+        Vacuums {
+            pressure,
+            task: JoinSet::new(),
+            token: None,
+            began: Instant::now(),
+            since: Instant::now(),
+            dead: 0,
+            rest: None,
+            is_forbidden: false,
+            told: String::new(),
+        }
+    }
+
+    pub(super) fn observe(&mut self, rows: i64, hot: Option<i64>) {
+        self.pressure.observe(rows, hot);
+    }
+
+    /// The end of the one under way; pending for ever when there is none, or none that ends. Cancel-safe.
+    pub(super) async fn ended(&mut self) -> Result<Outcome, String> {
+        match self.task.join_next().await {
+            Some(joined) => joined.unwrap_or_else(|error| Err(error.to_string())),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let rests = self.rest.is_some_and(|until| until > Instant::now());
+        self.task.is_empty() && !self.is_forbidden && !rests && self.pressure.is_due()
+    }
+}
+
+async fn vacuum(
+    work: &Work,
+    gently: bool,
+    notes: tokio::sync::mpsc::UnboundedSender<Note>,
+) -> Result<Outcome, String> {
+    let client = work.database.get().await.map_err(|error| error.to_string())?;
+    let _ = notes.send(Note::Vacuuming(client.cancel_token()));
+    let target = (work.table.oid, &work.table.name);
+    let done = crate::vacuum::vacuum(&work.database, &client, target, gently).await;
+    done.map_err(|error| crate::db::message(&error))
+}
+
+impl Dispatcher<'_> {
+    /// Starts a vacuum when one is due and nothing holds the run.
+    pub(super) fn vacuum_if_due(&mut self) {
+        if self.ending.is_some() || !self.vacuums.is_due() {
+            return;
+        }
+        let verdict = self.ask_throttle();
+        let gently = match verdict {
+            Verdict::Hold(_) => return,
+            Verdict::Slow(..) => true,
+            Verdict::Proceed => !self.pacing.limits.rate.value.is_unlimited(),
+        };
+        let (work, notes) = (self.work.clone(), self.notes.0.clone());
+        self.vacuums.dead = self.vacuums.pressure.begin();
+        self.vacuums.since = std::mem::replace(&mut self.vacuums.began, Instant::now());
+        self.vacuums.task.spawn(async move { vacuum(&work, gently, notes).await });
+    }
+
+    /// A vacuum has ended: it is told, and counted in the run's tables.
+    pub(super) async fn vacuum_ended(&mut self, ended: Result<Outcome, String>) {
+        self.vacuums.token = None;
+        let took = self.vacuums.began.elapsed();
+        let reason = match ended {
+            Ok(Outcome::Done) => {
+                let since = self.vacuums.began - self.vacuums.since + took;
+                self.vacuums.pressure.took(took, since);
+                let took_ms = took.as_millis() as u64;
+                self.listener.hear(&Event::Vacuumed { took_ms, dead: self.vacuums.dead });
+                if let Ok(client) = self.work.database.get().await {
+                    let (store, run_id) = (&self.work.store, self.work.run_id);
+                    if let Err(error) = store.count_vacuum(&client, run_id, took_ms as i64).await {
+                        tracing::warn!(error = %error, "a vacuum was not counted");
+                    }
+                }
+                return;
+            }
+            Ok(Outcome::Held(reason)) => reason,
+            Ok(Outcome::Forbidden(mend)) => {
+                self.vacuums.is_forbidden = true;
+                format!("this role may not vacuum the table: {mend}")
+            }
+            Err(error) => error,
+        };
+        self.vacuums.rest = Some(Instant::now() + AGAIN);
+        // What was counted is still there.
+        self.vacuums.pressure.observe(self.vacuums.dead, Some(0));
+        if self.vacuums.told != reason {
+            self.audit("no vacuum", &reason).await;
+            self.listener.hear(&Event::NotVacuumed { reason: reason.clone() });
+            self.vacuums.told = reason;
+        }
+    }
+
+    /// Cancels the vacuum under way, if any: the run must stand still, or is being stopped.
+    pub(super) async fn cancel_vacuum(&mut self) {
+        if let Some(token) = self.vacuums.token.take() {
+            self.cancel(&token).await;
+        }
+    }
+
+    /// At the end of the run: a vacuum is finished, or cancelled when that takes too long.
+    pub(super) async fn finish_vacuum(&mut self) {
+        if self.vacuums.task.is_empty() {
+            return;
+        }
+        if self.ending.is_none() && self.await_vacuum().await {
+            return;
+        }
+        // Its first statements may still be on their way to a token.
+        while let Ok(note) = self.notes.1.try_recv() {
+            self.noted(note).await;
+        }
+        self.cancel_vacuum().await;
+        self.await_vacuum().await;
+    }
+
+    /// Whether the vacuum under way ended in time.
+    async fn await_vacuum(&mut self) -> bool {
+        let ended = tokio::select! {
+            ended = self.vacuums.ended() => Some(ended),
+            () = sleep(END_MAX) => None,
+        };
+        match ended {
+            Some(ended) => self.vacuum_ended(ended).await,
+            None => return false,
+        }
+        true
+    }
+}

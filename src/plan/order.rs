@@ -1,0 +1,157 @@
+//! In which order a run goes through the table, and why.
+
+use tokio_postgres::Client;
+
+use super::table::Table;
+use super::{Plan, PlanError, Refusal};
+use crate::db::Session;
+use crate::db::session::Bounds;
+use crate::event::bytes;
+use crate::key::{Key, Spread};
+use crate::spec::Order;
+
+/// A window of stripes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Striping {
+    /// Stripes of a window; at least 2.
+    pub k: i16,
+    /// Most entries of a window.
+    pub window_max: f64,
+}
+
+/// How the table is gone through.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Way {
+    /// The stripes; none for plain slices in key order.
+    pub striping: Option<Striping>,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// Stripes to choose from. Prime, so that keys in even steps fall into all of them. Eleven and more leave the index entries of the first
+/// pass in the tenth that a fresh index page keeps free, which seven do not; beyond thirteen the passes cost more than they save.
+const STRIPES: [i16; 5] = [13, 11, 7, 5, 3];
+
+/// Rows that a stripe has on a page, at least, where chance decides which: with fewer, every second row finds no room.
+const ROWS_BY_HASH: f64 = 3.0;
+
+/// A table below this size is done in seconds either way.
+const SMALL_HEAP: i64 = 16 << 20;
+
+/// Pages filled to this share have room for the new versions as they are.
+const ROOMY: i32 = 50;
+
+/// The window that is always allowed: the pages of 200,000 ordinary rows stay cached somewhere.
+const WINDOW_MIN: f64 = 200_000.0;
+
+const PAGE: f64 = 8192.0;
+
+impl Plan {
+    /// Decides the way through the table.
+    pub(super) fn choose_way(&self) -> Result<Way, Refusal> {
+        let plain = |reason: String| Ok(Way { striping: None, reason });
+        let key = format!("by key ({})", self.key.plain());
+        let Order { kind, stripes } = self.spec.order;
+        let is_asked = kind == crate::spec::Kind::Striped;
+        if kind == crate::spec::Kind::Key {
+            return plain(format!("{key}: the spec says so"));
+        }
+        if let Some(what) = self.no_stripes() {
+            return match is_asked {
+                true => Err(Refusal::new(
+                    format!("the spec says `order = \"striped\"`: {what}"),
+                    "stripes would bring nothing",
+                    "remove `order`, and the order is chosen by itself",
+                )),
+                false => plain(format!("{key}: {what}")),
+            };
+        }
+        let rows = rows_a_page(&self.table, self.table_rows);
+        let share = self.rows_to_do as f64 / self.table_rows.max(1) as f64;
+        let each = if self.key.is_by_remainder() { 1.0 } else { ROWS_BY_HASH };
+        let most = rows * share.min(1.0) / each;
+        let fitting = STRIPES.into_iter().find(|k| f64::from(*k) <= most);
+        let k = stripes.or(fitting).unwrap_or(2);
+        if !is_asked {
+            let heap = self.table.heap_bytes;
+            if heap < SMALL_HEAP {
+                return plain(format!("{key}: {} are done in no time", bytes(heap.unsigned_abs())));
+            }
+            if self.table.fillfactor <= ROOMY {
+                return plain(format!(
+                    "{key}: pages have room, fillfactor is {}",
+                    self.table.fillfactor
+                ));
+            }
+            if fitting.is_none() {
+                return plain(format!("{key}: a page has too few rows to write for stripes"));
+            }
+        }
+        let row_bytes = self.table.heap_bytes as f64 / self.table_rows.max(1) as f64;
+        let cached = self.server.shared_buffers as f64 / 4.0 / row_bytes.max(32.0);
+        let window_max = cached.max(WINDOW_MIN);
+        let reason = format!(
+            "in {k} stripes {key}: each window is passed over {k} times, so that new row versions find room on their page"
+        );
+        Ok(Way { striping: Some(Striping { k, window_max }), reason })
+    }
+
+    /// Why there can be no stripes, or none that pay.
+    fn no_stripes(&self) -> Option<String> {
+        if self.table.kind == "p" {
+            return Some("partitions are gone through one after the other".to_owned());
+        }
+        if !self.key.is_spread() {
+            return Some("its type has no hash function".to_owned());
+        }
+        let blockers = self.hot_blockers.join(", ");
+        (!blockers.is_empty()).then(|| format!("{blockers} must be written for every row anyway"))
+    }
+}
+
+/// Integers that tell rows apart by a remainder as evenly as a hash would, and better: neighbours fall into different stripes.
+const INTEGERS: [&str; 3] = ["pg_catalog.int2", "pg_catalog.int4", "pg_catalog.int8"];
+
+/// Keys that are looked at: dozens of pages.
+const SAMPLE: i32 = 2_000;
+
+/// Lets remainders decide the stripe where the key is one integer and the keys at the beginning of the table spread over all stripes.
+pub(super) async fn spread(
+    client: &Client,
+    session: &Session,
+    table: &Table,
+    mut key: Key,
+) -> Result<Key, PlanError> {
+    let [column] = key.columns.as_mut_slice() else { return Ok(key) };
+    if table.kind != "r" || !INTEGERS.contains(&column.type_sql.as_str()) {
+        return Ok(key);
+    }
+    let shares: Vec<String> = STRIPES
+        .iter()
+        .map(|k| {
+            let fullest = format!(
+                "SELECT count(*) * {k} FROM keys GROUP BY (n % {k} + {k}) % {k} ORDER BY 1 DESC LIMIT 1"
+            );
+            format!("({fullest})")
+        })
+        .collect();
+    let sql = format!(
+        "WITH keys AS MATERIALIZED (SELECT {}::int8 AS n FROM {} ORDER BY {0} LIMIT {SAMPLE})
+         SELECT coalesce(greatest({}) < 2 * (SELECT count(*) FROM keys), false)",
+        column.name,
+        table.name,
+        shares.join(", ")
+    );
+    let failed = |error| PlanError::Statement("look at the first keys", error);
+    session.begin_read_only(client, Bounds::LOOKUP).await.map_err(failed)?;
+    let rows = client.query_typed(&sql, &[]).await;
+    client.batch_execute("ROLLBACK").await.map_err(failed)?;
+    if rows.map_err(failed)?.first().is_some_and(|row| row.get(0)) {
+        column.spread = Some(Spread::Remainder);
+    }
+    Ok(key)
+}
+
+fn rows_a_page(table: &Table, rows: i64) -> f64 {
+    rows as f64 / (table.heap_bytes as f64 / PAGE).max(1.0)
+}

@@ -1,0 +1,263 @@
+//! Keeps dead row versions down while a run is at work, so that the table ends about as large as it began.
+//!
+//! Autovacuum starts after a fifth of the table by default, which is a fifth of it in bloat. So the run vacuums its table itself, after each
+//! tenth, where its updates are not mostly HOT: HOT updates are pruned by whoever visits the page next. It does not when nothing could be
+//! removed, or when another vacuum is at it; it asks for no lock that anybody could wait for, and leaves the end of the table as it is.
+
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error};
+
+use crate::db::{Database, lock};
+use crate::diagnostic::Diagnostic;
+use crate::document::Section;
+use crate::sql::{Ident, QualifiedName};
+
+/// After how large a part of the table's rows, by default: heap growth is about this part (measured: 1.10 times at a tenth, 1.20 at a fifth).
+const EVERY: f64 = 0.10;
+
+/// The largest part it grows to where vacuums take too long.
+const EVERY_MAX: f64 = 0.40;
+
+/// Part of the time that vacuums may take before they become rarer, and below which they become as frequent as they were.
+const SHARE: (f64, f64) = (0.15, 0.05);
+
+/// Share of HOT updates from which there is nothing to do: what is left for a vacuum is less than it costs.
+const MOSTLY_HOT: f64 = 0.5;
+
+/// Rows below which no vacuum is worth its start.
+const ROWS_MIN: f64 = 10_000.0;
+
+/// Age of a transaction that keeps dead rows, from which a vacuum would remove too little. A minute is long for an application.
+const STUCK_S: f64 = 60.0;
+
+/// Transaction ids by which a slot or a standby may keep dead rows.
+const STUCK_XIDS: i64 = 1_000_000;
+
+/// `[vacuum]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// After how large a part of the table's rows; none is never.
+    pub every: Option<f64>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { every: Some(EVERY) }
+    }
+}
+
+impl Settings {
+    /// Reads `[vacuum]`; none when there is none.
+    pub fn read(root: &Section<'_>) -> Option<Settings> {
+        root.section("vacuum", |section| {
+            let help = "a part of the table, such as \"10%\" (1% to 100%), or \"off\"";
+            let every = section.parsed("every", help, parse_every);
+            if every.is_none() && !section.has("every") {
+                let problem =
+                    Diagnostic::new("`every` is missing", section.span(), "nothing is said");
+                section.problem(problem.help("add `every = \"10%\"`, or `every = \"off\"`"));
+            }
+            Some(Settings { every: every? })
+        })
+    }
+}
+
+fn parse_every(text: &str) -> Result<Option<f64>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let number = text.strip_suffix('%').map(str::trim).ok_or("no percent sign")?;
+    let percent: f64 = number.parse().map_err(|_| format!("`{number}` is no number"))?;
+    if !(1.0..=100.0).contains(&percent) {
+        return Err("out of range".to_owned());
+    }
+    Ok(Some(percent / 100.0))
+}
+
+/// Counts dead row versions and tells when a vacuum is due. Pure.
+#[derive(Clone, Debug)]
+pub struct Pressure {
+    settings: Settings,
+    table_rows: f64,
+    every: f64,
+    /// Row versions left dead since the last vacuum, and rows written in all, of these the HOT ones.
+    dead: f64,
+    rows: f64,
+    hot: f64,
+}
+
+impl Pressure {
+    /// For a table of about so many rows.
+    pub fn new(settings: Settings, table_rows: i64) -> Pressure {
+        let every = settings.every.unwrap_or(EVERY);
+        Pressure { settings, table_rows: table_rows as f64, every, dead: 0.0, rows: 0.0, hot: 0.0 }
+    }
+
+    /// Learns from a settled chunk; where nobody counts HOT updates, none is one.
+    pub fn observe(&mut self, rows: i64, hot: Option<i64>) {
+        let hot = hot.unwrap_or(0);
+        self.rows += rows as f64;
+        self.hot += hot as f64;
+        self.dead += (rows - hot) as f64;
+    }
+
+    /// Whether a vacuum is due.
+    pub fn is_due(&self) -> bool {
+        let limit = (self.table_rows * self.every).max(ROWS_MIN);
+        self.settings.every.is_some() && self.dead >= limit && self.hot < self.rows * MOSTLY_HOT
+    }
+
+    /// Row versions counted since the last vacuum began; counting starts anew.
+    pub fn begin(&mut self) -> i64 {
+        let dead = self.dead as i64;
+        self.dead = 0.0;
+        dead
+    }
+
+    /// Learns what a vacuum took, of the time since the one before it began.
+    pub fn took(&mut self, took: Duration, of: Duration) {
+        let share = took.as_secs_f64() / of.as_secs_f64().max(0.001);
+        let base = self.settings.every.unwrap_or(EVERY);
+        if share > SHARE.0 {
+            self.every = (self.every * 1.5).min(EVERY_MAX.max(base));
+        } else if share < SHARE.1 {
+            self.every = (self.every / 1.5).max(base);
+        }
+    }
+}
+
+/// What came of asking for a vacuum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It ran.
+    Done,
+    /// It would remove too little, or is not wanted, for this reason.
+    Held(String),
+    /// This role may not; what would change that.
+    Forbidden(String),
+}
+
+/// Vacuums a table once. `gently` lets the server pause on the way, as autovacuum does. `begun` is told how to cancel it.
+pub async fn vacuum(
+    database: &Database,
+    client: &Client,
+    (oid, table): (u32, &QualifiedName),
+    gently: bool,
+) -> Result<Outcome, Error> {
+    match look(client, oid, table).await? {
+        Outcome::Done => {}
+        other => return Ok(other),
+    }
+    // Behind a pooler a setting would reach another session than the vacuum.
+    let slows = gently && matches!(lock::is_pooled(database, client).await, Ok(false));
+    if slows {
+        client.batch_execute("SET vacuum_cost_delay = '2ms'").await?;
+    }
+    let sql = format!("VACUUM (SKIP_LOCKED, TRUNCATE false, PARALLEL 0) {table}");
+    let done = client.batch_execute(&sql).await;
+    if slows {
+        client.batch_execute("RESET vacuum_cost_delay").await?;
+    }
+    done.map(|()| Outcome::Done)
+}
+
+/// Whether a vacuum may run and would remove anything.
+async fn look(client: &Client, oid: u32, table: &QualifiedName) -> Result<Outcome, Error> {
+    let version: i32 = client
+        .query_typed("select current_setting('server_version_num')::int", &[])
+        .await?
+        .first()
+        .map_or(0, |row| row.get(0));
+    let maintains = match version {
+        170_000.. => "pg_catalog.has_table_privilege(c.oid, 'maintain')",
+        _ => "false",
+    };
+    let sql = format!(
+        "select pg_catalog.pg_has_role(c.relowner, 'usage') or {maintains} or r.rolsuper
+                or (not c.relisshared and pg_catalog.pg_has_role(d.datdba, 'usage')),
+                greatest(
+                  (select max(extract(epoch from clock_timestamp() - a.xact_start)) from pg_catalog.pg_stat_activity a
+                    where a.backend_xmin is not null and a.pid <> pg_catalog.pg_backend_pid() and a.datid = d.oid),
+                  (select max(extract(epoch from clock_timestamp() - x.prepared)) from pg_catalog.pg_prepared_xacts x
+                    where x.database = d.datname))::float8,
+                greatest(
+                  (select max(pg_catalog.age(s.xmin)) from pg_catalog.pg_replication_slots s),
+                  (select max(pg_catalog.age(w.backend_xmin)) from pg_catalog.pg_stat_replication w))::int8,
+                (select l.pid from pg_catalog.pg_locks l
+                  where l.locktype = 'relation' and l.relation = c.oid and l.database = d.oid and l.granted
+                    and l.mode = 'ShareUpdateExclusiveLock' limit 1),
+                r.rolname::text
+           from pg_catalog.pg_class c, pg_catalog.pg_database d, pg_catalog.pg_roles r
+          where c.oid = $1 and d.datname = current_database() and r.rolname = current_user"
+    );
+    let rows = client.query_typed(&sql, &[(&oid, Type::OID)]).await?;
+    let Some(row) = rows.first() else { return Ok(Outcome::Held("the table is gone".to_owned())) };
+    if !row.get::<_, bool>(0) {
+        let role = Ident::new(row.get::<_, String>(4));
+        return Ok(Outcome::Forbidden(match version {
+            170_000.. => format!("GRANT MAINTAIN ON {table} TO {role};"),
+            _ => format!("run as the owner of {table}, or GRANT its owner TO {role};"),
+        }));
+    }
+    let (age, xids, vacuums): (Option<f64>, Option<i64>, Option<i32>) =
+        (row.get(1), row.get(2), row.get(3));
+    Ok(match (age, xids, vacuums) {
+        (_, _, Some(pid)) => Outcome::Held(format!("backend {pid} vacuums or changes the table")),
+        (Some(age), _, _) if age > STUCK_S => {
+            Outcome::Held(format!("a transaction {age:.0} s old keeps dead rows"))
+        }
+        (_, Some(xids), _) if xids > STUCK_XIDS => {
+            Outcome::Held(format!("a slot or a standby keeps dead rows of {xids} transactions"))
+        }
+        _ => Outcome::Done,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_due_after_a_part_of_the_table_that_is_not_hot() {
+        let mut pressure = Pressure::new(Settings::default(), 1_000_000);
+        pressure.observe(99_999, Some(0));
+        assert!(!pressure.is_due());
+        pressure.observe(1, None);
+        assert!(pressure.is_due());
+        assert_eq!(pressure.begin(), 100_000);
+        assert!(!pressure.is_due());
+        let mut hot = Pressure::new(Settings::default(), 1_000_000);
+        hot.observe(1_000_000, Some(700_000));
+        assert!(!hot.is_due(), "mostly HOT");
+        let mut off = Pressure::new(Settings { every: None }, 1_000_000);
+        off.observe(1_000_000, None);
+        assert!(!off.is_due());
+        let mut small = Pressure::new(Settings::default(), 20_000);
+        small.observe(9_999, None);
+        assert!(!small.is_due());
+    }
+
+    #[test]
+    fn it_becomes_rarer_where_it_takes_too_long_and_comes_back() {
+        let mut pressure = Pressure::new(Settings::default(), 1_000_000);
+        for _ in 0..9 {
+            pressure.took(Duration::from_secs(2), Duration::from_secs(10));
+        }
+        assert_eq!(pressure.every, EVERY_MAX);
+        for _ in 0..9 {
+            pressure.took(Duration::from_millis(100), Duration::from_secs(10));
+        }
+        assert_eq!(pressure.every, EVERY);
+    }
+
+    #[test]
+    fn a_part_has_a_percent_sign() {
+        assert_eq!(parse_every("10%"), Ok(Some(0.1)));
+        assert_eq!(parse_every("off"), Ok(None));
+        for bad in ["10", "0%", "101%", "x%", "-5 %"] {
+            assert!(parse_every(bad).is_err(), "{bad}");
+        }
+    }
+}
