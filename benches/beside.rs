@@ -1,8 +1,8 @@
 //! What an application feels: the latency of pgbench at a fixed rate, alone, beside a run at full speed with health signals on and off,
-//! and beside the one big UPDATE of the same table.
+//! beside a gentle run, and beside the one big UPDATE of the same table.
 //!
 //! `cargo bench --bench beside [-- --rows N --repeat R --pg MAJOR]`. pgbench's own transaction at 100 a second from four clients, on a table of
-//! so many accounts. Only transactions that began while the work was going on count; alone it is ten seconds. The four follow one
+//! so many accounts. Only transactions that began while the work was going on count; alone it is ten seconds. They follow one
 //! another within a repeat, on fresh copies of the table.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use common::{Bench, option, show};
 
 const SPEC: &str = "table = \"pgbench_accounts\"\n[[rule]]\nfill = { note = \"'seen ' || aid\" }\n";
+const GENTLE: &str = "[limits]\nworkers = 1\nchunk_time = \"20ms\"\ndurability = \"group\"\n";
 const OFF: &str = "[health]\nenabled = false\n";
 const BIG: &str = "update pgbench_accounts set note = 'seen ' || aid where note is null";
 
@@ -25,13 +26,15 @@ enum Beside {
     Nothing,
     SignalsOn,
     SignalsOff,
+    Gently,
     BigUpdate,
 }
 
-const ALL: [(Beside, &str); 4] = [
+const ALL: [(Beside, &str); 5] = [
     (Beside::Nothing, "alone"),
     (Beside::SignalsOn, "beside a run, signals on"),
     (Beside::SignalsOff, "beside a run, signals off"),
+    (Beside::Gently, "beside one worker, chunks of 20 ms, group"),
     (Beside::BigUpdate, "beside the one big UPDATE"),
 ];
 
@@ -46,11 +49,12 @@ fn main() {
     run(&bench, &pgbench, &["-i", "-q", "-s", &scale.to_string()]).wait().expect("pgbench -i");
     bench.sql("alter table pgbench_accounts add column note text; create table base as table pgbench_accounts");
     bench.spec("on", SPEC);
+    bench.spec("gentle", &format!("{SPEC}{GENTLE}"));
     bench.spec("off", &format!("{SPEC}{OFF}"));
-    let mut figures: Vec<[Vec<f64>; 5]> = vec![Default::default(); 4];
+    let mut figures: Vec<[Vec<f64>; 5]> = vec![Default::default(); ALL.len()];
     for repeat in 0..bench.repeat {
-        for turn in 0..4 {
-            let at = (turn + repeat) % 4;
+        for turn in 0..ALL.len() {
+            let at = (turn + repeat) % ALL.len();
             let (latencies, seconds) = measure(&bench, &pgbench, ALL[at].0);
             let settled = percentile(&latencies[latencies.len() / 2..], 0.99);
             let [median, p99, longest] = [0.5, 0.99, 1.0].map(|part| percentile(&latencies, part));
@@ -117,6 +121,7 @@ fn measure(bench: &Bench, pgbench: &Path, beside: Beside) -> (Vec<f64>, f64) {
         Beside::Nothing => std::thread::sleep(Duration::from_secs(10)),
         Beside::BigUpdate => bench.sql(BIG),
         Beside::SignalsOn => drop(bench.finish(bench.start(&["run", "on", "--json"]))),
+        Beside::Gently => drop(bench.finish(bench.start(&["run", "gentle", "--json"]))),
         Beside::SignalsOff => drop(bench.finish(bench.start(&["run", "off", "--json"]))),
     }
     let ended = now();

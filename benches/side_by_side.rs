@@ -1,6 +1,7 @@
 //! The program beside what people use instead, each with the SQL that it really sends, on fresh copies of the same table.
 //!
-//! `cargo bench --bench side_by_side [-- --rows N --repeat R --shape NAME --with NAME --json FILE]`. In each repeat every contender takes its
+//! `cargo bench --bench side_by_side [-- --rows N --repeat R --shape NAME --with NAME --json FILE]`, or `-- --scale` for the program alone on
+//! tables of one, three, ten and, with `--scale 30`, thirty million rows, and with one, two and four workers. In each repeat every contender takes its
 //! turn, and the order turns with the repeats; ratios are made within a repeat, so that the machine's drift falls on all of them. Loops
 //! commit each statement and have no pause between them, which their authors would put there.
 
@@ -10,7 +11,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Bench, word};
+use common::{Bench, show, word};
 use serde_json::{Value, json};
 
 /// A table: its columns behind the key, and its indexes.
@@ -102,7 +103,10 @@ struct Turn {
 }
 
 fn main() {
-    let bench = Bench::new(None, &[]);
+    let mut bench = Bench::new(None, &[]);
+    if std::env::args().any(|argument| argument == "--scale") {
+        return scale(&mut bench, word("--scale").and_then(|most| most.parse().ok()).unwrap_or(10));
+    }
     let mut results = Vec::new();
     let (only, with) = (word("--shape"), word("--with"));
     for shape in
@@ -126,6 +130,38 @@ fn main() {
         std::fs::write(&path, text).unwrap_or_else(|error| panic!("{path}: {error}"));
     }
 }
+
+/// Whether a row costs the same in a large table, and what more workers bring.
+fn scale(bench: &mut Bench, most: u64) {
+    let shape = &SHAPES[1];
+    for millions in [1, 3, 10, 30].into_iter().filter(|millions| *millions <= most) {
+        bench.rows = millions * 1_000_000;
+        base(bench, shape);
+        let workers: &[u32] = if millions == 1 { &[1, 2, 4] } else { &[2] };
+        for workers in workers {
+            let (mut speed, mut memory) = (Vec::new(), Vec::new());
+            for _ in 0..bench.repeat {
+                fresh(bench, shape);
+                bench.spec(
+                    "job",
+                    &format!(
+                        "table = \"public.big\"\n[[rule]]\n{}\n[limits]\nworkers = {workers}\n",
+                        JOBS[0].spec
+                    ),
+                );
+                memory.push(
+                    bench.finish(bench.start(&["run", "job", "--json"])).peak as f64 / 1000.0,
+                );
+                speed.push(bench.rows as f64 / bench.number(TOOK));
+            }
+            show(&format!("{millions} million rows, {workers} workers"), "rows/s", &speed);
+            show("memory of the program", "MB", &memory);
+        }
+    }
+}
+
+/// Seconds of the only run.
+const TOOK: &str = "select extract(epoch from coalesce(finished_at, clock_timestamp()) - started_at)::float8 from backfill.run";
 
 /// The rows, once for a shape.
 fn base(bench: &Bench, shape: &Shape) {
@@ -272,9 +308,7 @@ fn turn(bench: &Bench, shape: &Shape, job: &Job, contender: &str) -> Turn {
                 ),
             );
             processor = bench.finish(bench.start(&["run", "job", "--json"])).processor;
-            seconds = Some(bench.number(
-                "select extract(epoch from coalesce(finished_at, clock_timestamp()) - started_at)::float8 from backfill.run",
-            ));
+            seconds = Some(bench.number(TOOK));
         }
         "IN (SELECT … LIMIT)" => in_loop(bench, shape, job),
         "pgroll's batch" => pgroll(bench, shape, job),

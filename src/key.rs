@@ -216,9 +216,9 @@ impl Key {
         terms.join(" AND ")
     }
 
-    /// Whether its rows can be told apart into stripes: by one column at least.
+    /// Whether its rows can be told apart into stripes: by the last column at least, in which neighbours differ.
     pub fn is_spread(&self) -> bool {
-        self.columns.iter().any(|column| column.spread.is_some())
+        self.columns.last().is_some_and(|column| column.spread.is_some())
     }
 
     /// Whether remainders decide.

@@ -2,8 +2,10 @@
 //!
 //! Autovacuum starts after a fifth of the table by default, which is a fifth of it in bloat. So the run vacuums its table itself, after each
 //! tenth, where its updates are not mostly HOT: HOT updates are pruned by whoever visits the page next. It does not when nothing could be
-//! removed, or when another vacuum is at it; it asks for no lock that anybody could wait for, and leaves the end of the table as it is.
+//! removed, or when another vacuum is at it; it waits for no lock, gives way to whoever waits for one on the table, and leaves the end of
+//! the table as it is.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_postgres::types::Type;
@@ -24,10 +26,10 @@ const EVERY_MAX: f64 = 0.40;
 const SHARE: (f64, f64) = (0.15, 0.05);
 
 /// Share of HOT updates from which there is nothing to do: what is left for a vacuum is less than it costs.
-const MOSTLY_HOT: f64 = 0.5;
+pub const MOSTLY_HOT: f64 = 0.5;
 
 /// Rows below which no vacuum is worth its start.
-const ROWS_MIN: f64 = 10_000.0;
+pub const ROWS_MIN: f64 = 10_000.0;
 
 /// Age of a transaction that keeps dead rows, from which a vacuum would remove too little. A minute is long for an application.
 const STUCK_S: f64 = 60.0;
@@ -103,6 +105,11 @@ impl Pressure {
         self.dead += (rows - hot) as f64;
     }
 
+    /// Puts back what [`Pressure::begin`] took: the vacuum did not happen.
+    pub fn put_back(&mut self, dead: i64) {
+        self.dead += dead as f64;
+    }
+
     /// Whether a vacuum is due.
     pub fn is_due(&self) -> bool {
         let limit = (self.table_rows * self.every).max(ROWS_MIN);
@@ -139,28 +146,41 @@ pub enum Outcome {
     Forbidden(String),
 }
 
-/// Vacuums a table once. `gently` lets the server pause on the way, as autovacuum does. `begun` is told how to cancel it.
+/// Vacuums a table once, on a connection that is thrown away afterwards. `gently` lets the server pause on the way, as autovacuum does; not
+/// begun any more once it `is_unwanted`.
 pub async fn vacuum(
     database: &Database,
     client: &Client,
     (oid, table): (u32, &QualifiedName),
     gently: bool,
+    is_unwanted: &AtomicBool,
 ) -> Result<Outcome, Error> {
     match look(client, oid, table).await? {
         Outcome::Done => {}
         other => return Ok(other),
     }
     // Behind a pooler a setting would reach another session than the vacuum.
-    let slows = gently && matches!(lock::is_pooled(database, client).await, Ok(false));
-    if slows {
-        client.batch_execute("SET vacuum_cost_delay = '2ms'").await?;
+    if matches!(lock::is_pooled(database, client).await, Ok(false)) {
+        client.batch_execute("SET statement_timeout = 0").await?;
+        if gently {
+            client.batch_execute("SET vacuum_cost_delay = '2ms'").await?;
+        }
+    }
+    // A cancel that came before this statement met another one, or none.
+    if is_unwanted.load(Ordering::SeqCst) {
+        return Ok(Outcome::Held("it was not wanted any more".to_owned()));
     }
     let sql = format!("VACUUM (SKIP_LOCKED, TRUNCATE false, PARALLEL 0) {table}");
-    let done = client.batch_execute(&sql).await;
-    if slows {
-        client.batch_execute("RESET vacuum_cost_delay").await?;
-    }
-    done.map(|()| Outcome::Done)
+    client.batch_execute(&sql).await.map(|()| Outcome::Done)
+}
+
+/// Whether anybody waits for a lock on the table: what autovacuum gives way to, and a vacuum by statement does not.
+pub async fn is_in_the_way(client: &Client, oid: u32) -> Result<bool, Error> {
+    let sql = "select exists (select from pg_catalog.pg_locks l
+        where l.locktype = 'relation' and l.relation = $1 and not l.granted
+          and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database()))";
+    let rows = client.query_typed(sql, &[(&oid, Type::OID)]).await?;
+    Ok(rows.first().is_some_and(|row| row.get(0)))
 }
 
 /// Whether a vacuum may run and would remove anything.
@@ -179,7 +199,9 @@ async fn look(client: &Client, oid: u32, table: &QualifiedName) -> Result<Outcom
                 or (not c.relisshared and pg_catalog.pg_has_role(d.datdba, 'usage')),
                 greatest(
                   (select max(extract(epoch from clock_timestamp() - a.xact_start)) from pg_catalog.pg_stat_activity a
-                    where a.backend_xmin is not null and a.pid <> pg_catalog.pg_backend_pid() and a.datid = d.oid),
+                    where a.backend_xmin is not null and a.pid <> pg_catalog.pg_backend_pid() and a.datid = d.oid
+                      -- A vacuum's own snapshot keeps nothing.
+                      and not exists (select from pg_catalog.pg_stat_progress_vacuum v where v.pid = a.pid)),
                   (select max(extract(epoch from clock_timestamp() - x.prepared)) from pg_catalog.pg_prepared_xacts x
                     where x.database = d.datname))::float8,
                 greatest(

@@ -122,7 +122,7 @@ pub(super) async fn drive(
         quarantined,
         who: who(),
         striping: plan.way.striping,
-        pressure: Pressure::new(pace::vacuum(ctx, &spec), run.table_rows_estimate),
+        pressure: Pressure::new(pace::vacuum(ctx, &spec), plan.table_rows),
     };
     let health = pace::health(ctx, &spec);
     let pace = Pace {
@@ -144,7 +144,7 @@ pub(super) async fn drive(
         ceiling: run.ceiling.clone(),
         table: TableRef { oid: plan.table.oid, name: plan.table.name.clone() },
         by_remainder: run.key.is_by_remainder(),
-        counts_hot: plan.table.kind == "r",
+        counts_hot: plan.table.kind == "r" && plan.server.counts,
         has_quarantine: quarantined > 0,
         caution: Arc::default(),
     };

@@ -290,7 +290,8 @@ async fn take_up(
     if run.state == RunState::Cancelling {
         return finish_cancel(ctx, client, &run).await;
     }
-    let plan = plan.with_key_of(&run.key).keeping(&ctx.store.images(run.run_id));
+    let passed = ctx.store.sums(&client, run.run_id).await?.keys_cut;
+    let plan = plan.with_key_of(&run.key, passed).keeping(&ctx.store.images(run.run_id));
     drive(ctx, client, Job { spec, plan }, run, flags, next).await
 }
 

@@ -35,6 +35,9 @@ const PROJECT: &str = r#"# Settings of this project. Flags and environment varia
 # dead_rows = "off"
 # flag_file = "/run/backfill.stop"
 
+# [vacuum]                        # of the table as a run goes, where its updates are not mostly HOT
+# every = "10%"                   # of its rows; or "off"
+
 [undo]
 # retention = "14d"               # how long before-images are to be kept; `backfill prune` then drops them
 "#;

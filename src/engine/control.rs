@@ -40,7 +40,7 @@ impl Dispatcher<'_> {
         if stop >= Stop::Drain {
             self.end(Ending::Drain("stopped by a signal".to_owned()));
         }
-        self.cancel_vacuum().await;
+        self.cancel_vacuum("the run is being stopped").await;
         if stop == Stop::Cancel {
             let tokens: Vec<_> =
                 self.in_flight.values().filter_map(|chunk| chunk.token.clone()).collect();
@@ -64,7 +64,7 @@ impl Dispatcher<'_> {
             Note::Vacuuming(token) => {
                 self.vacuums.token = Some(token);
                 if self.ending.is_some() {
-                    self.cancel_vacuum().await;
+                    self.cancel_vacuum("the run is being stopped").await;
                 }
             }
             Note::Written(seq) => {
@@ -85,9 +85,8 @@ impl Dispatcher<'_> {
     pub(super) async fn tick(&mut self) {
         self.read_control().await;
         self.turn();
-        if let Verdict::Hold(_) = self.ask_throttle() {
-            self.cancel_vacuum().await;
-        }
+        let is_held = matches!(self.ask_throttle(), Verdict::Hold(_));
+        self.watch_vacuum(is_held).await;
         self.vacuum_if_due();
         for detail in std::mem::take(&mut self.unlogged) {
             self.audit("throttle", &detail).await;
@@ -171,8 +170,12 @@ impl Dispatcher<'_> {
             window: window.map(|(name, until)| (name.as_str(), until.as_deref())),
             spent: &spent,
             wal_per_row: self.pacing.wal_per_row(),
+            wal_bytes: self.wal_unpublished as i64,
         };
         let told = store.publish_throttle(&client, run_id, &paced).await;
+        if told.is_ok() {
+            self.wal_unpublished = 0.0;
+        }
         self.is_unpublished = limited.and(told).is_err();
         self.published_at = Some(Instant::now());
     }

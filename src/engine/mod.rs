@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub use pacing::Pace;
+pub use stripes::stripe_rows_max;
 
 use crate::db::session::Bounds;
 use crate::db::{Class, Database, Session};
@@ -179,6 +180,11 @@ impl Setback {
     fn from_store(error: StoreError, elapsed: Duration, timeout: Duration) -> Setback {
         match error {
             StoreError::EpochOver => Setback::TakenOver,
+            StoreError::CutMeanwhile => Setback::Fault(Fault {
+                class: Class::Contention,
+                sqlstate: None,
+                message: error.to_string(),
+            }),
             StoreError::Statement(_, error) => {
                 Setback::Fault(Fault::from_error(&error, elapsed, timeout))
             }

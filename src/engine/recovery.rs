@@ -246,6 +246,7 @@ impl Dispatcher<'_> {
             Class::TooBig => {
                 self.cut_failures += 1;
                 self.sizer.too_big(self.sizer.size());
+                self.stripes.too_big();
             }
             Class::Contention => {}
         }

@@ -35,6 +35,15 @@ const POOR: f64 = 0.25;
 /// Windows without stripes after poor ones: at first, and at most, doubled each time.
 const SPELL: (u32, u32) = (4, 64);
 
+/// Most rows of a chunk that is a stripe.
+pub fn stripe_rows_max(striping: Striping, workers: u32) -> f64 {
+    rows_that_fit(WINDOW.min(striping.window_max), striping.k, workers)
+}
+
+fn rows_that_fit(window: f64, k: i16, workers: u32) -> f64 {
+    window / (f64::from(k) * f64::from(workers) * CHUNKS_A_PASS)
+}
+
 /// Chooses windows and stripes from what they brought.
 #[derive(Clone, Debug)]
 pub(super) struct Stripes {
@@ -74,12 +83,17 @@ impl Stripes {
             return Cutting { count: count.max(ready), ..plain };
         }
         let k = f64::from(allowed.k);
-        let fits = self.window / (k * f64::from(workers) * CHUNKS_A_PASS);
+        let fits = rows_that_fit(self.window, allowed.k, workers);
         let size = f64::from(size).min(fits).max(1.0).floor();
         let most = if self.is_first { FIRST_SLICES } else { CHUNKS_MAX / k };
         self.is_first = false;
         let slices = (self.window / (size * k)).ceil().min(most.floor()).max(1.0);
         Cutting { size: (size * k) as u32, count: slices as u32, stripes: allowed.k }
+    }
+
+    /// A window took too long to cut.
+    pub(super) fn too_big(&mut self) {
+        self.window = (self.window / 2.0).max(1.0);
     }
 
     /// Learns from a settled chunk.

@@ -1,6 +1,10 @@
 //! Vacuums beside the chunks: one at a time, on a connection of its own, cancelled when the run must stand still.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use deadpool_postgres::Object;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -23,7 +27,11 @@ const AGAIN: Duration = Duration::from_secs(60);
 pub(super) struct Vacuums {
     pressure: Pressure,
     task: JoinSet<Result<Outcome, String>>,
+    /// How to cancel the one under way.
     pub(super) token: Option<CancelToken>,
+    /// Set when the one under way is not wanted any more, and why.
+    is_unwanted: Arc<AtomicBool>,
+    unwanted: Option<&'static str>,
     /// When the one under way, or the last one, began; at first the run itself. And the one before it.
     began: Instant,
     since: Instant,
@@ -40,6 +48,8 @@ impl Vacuums {
             pressure,
             task: JoinSet::new(),
             token: None,
+            is_unwanted: Arc::default(),
+            unwanted: None,
             began: Instant::now(),
             since: Instant::now(),
             dead: 0,
@@ -70,12 +80,15 @@ impl Vacuums {
 async fn vacuum(
     work: &Work,
     gently: bool,
+    is_unwanted: &AtomicBool,
     notes: tokio::sync::mpsc::UnboundedSender<Note>,
 ) -> Result<Outcome, String> {
     let client = work.database.get().await.map_err(|error| error.to_string())?;
+    // Out of the pool for good: a cancel may reach it late, and no chunk must have it then.
+    let client = Object::take(client);
     let _ = notes.send(Note::Vacuuming(client.cancel_token()));
     let target = (work.table.oid, &work.table.name);
-    let done = crate::vacuum::vacuum(&work.database, &client, target, gently).await;
+    let done = crate::vacuum::vacuum(&work.database, &client, target, gently, is_unwanted).await;
     done.map_err(|error| crate::db::message(&error))
 }
 
@@ -94,7 +107,9 @@ impl Dispatcher<'_> {
         let (work, notes) = (self.work.clone(), self.notes.0.clone());
         self.vacuums.dead = self.vacuums.pressure.begin();
         self.vacuums.since = std::mem::replace(&mut self.vacuums.began, Instant::now());
-        self.vacuums.task.spawn(async move { vacuum(&work, gently, notes).await });
+        let is_unwanted = Arc::new(AtomicBool::new(false));
+        (self.vacuums.is_unwanted, self.vacuums.unwanted) = (is_unwanted.clone(), None);
+        self.vacuums.task.spawn(async move { vacuum(&work, gently, &is_unwanted, notes).await });
     }
 
     /// A vacuum has ended: it is told, and counted in the run's tables.
@@ -120,11 +135,11 @@ impl Dispatcher<'_> {
                 self.vacuums.is_forbidden = true;
                 format!("this role may not vacuum the table: {mend}")
             }
-            Err(error) => error,
+            Err(error) => self.vacuums.unwanted.map_or(error, str::to_owned),
         };
         self.vacuums.rest = Some(Instant::now() + AGAIN);
         // What was counted is still there.
-        self.vacuums.pressure.observe(self.vacuums.dead, Some(0));
+        self.vacuums.pressure.put_back(self.vacuums.dead);
         if self.vacuums.told != reason {
             self.audit("no vacuum", &reason).await;
             self.listener.hear(&Event::NotVacuumed { reason: reason.clone() });
@@ -132,39 +147,52 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// Cancels the vacuum under way, if any: the run must stand still, or is being stopped.
-    pub(super) async fn cancel_vacuum(&mut self) {
-        if let Some(token) = self.vacuums.token.take() {
+    /// Cancels the vacuum under way, if any, and says why. To be repeated until it has ended: a cancel can come between two statements.
+    pub(super) async fn cancel_vacuum(&mut self, why: &'static str) {
+        if self.vacuums.task.is_empty() {
+            return;
+        }
+        self.vacuums.unwanted = Some(why);
+        self.vacuums.is_unwanted.store(true, Ordering::SeqCst);
+        if let Some(token) = self.vacuums.token.clone() {
             self.cancel(&token).await;
         }
     }
 
-    /// At the end of the run: a vacuum is finished, or cancelled when that takes too long.
-    pub(super) async fn finish_vacuum(&mut self) {
+    /// Once a second while a vacuum is under way: whether it must end.
+    pub(super) async fn watch_vacuum(&mut self, is_held: bool) {
         if self.vacuums.task.is_empty() {
             return;
         }
-        if self.ending.is_none() && self.await_vacuum().await {
-            return;
+        if is_held {
+            return self.cancel_vacuum("the run is held").await;
         }
-        // Its first statements may still be on their way to a token.
-        while let Ok(note) = self.notes.1.try_recv() {
-            self.noted(note).await;
+        if let Some(why) = self.vacuums.unwanted {
+            return self.cancel_vacuum(why).await;
         }
-        self.cancel_vacuum().await;
-        self.await_vacuum().await;
+        let Ok(client) = self.work.database.get().await else { return };
+        if crate::vacuum::is_in_the_way(&client, self.work.table.oid).await.unwrap_or(false) {
+            drop(client);
+            self.cancel_vacuum("somebody waits for a lock on the table").await;
+        }
     }
 
-    /// Whether the vacuum under way ended in time.
-    async fn await_vacuum(&mut self) -> bool {
-        let ended = tokio::select! {
-            ended = self.vacuums.ended() => Some(ended),
-            () = sleep(END_MAX) => None,
-        };
-        match ended {
-            Some(ended) => self.vacuum_ended(ended).await,
-            None => return false,
+    /// At the end of the run: a vacuum is finished, or cancelled when that takes too long or the run is being stopped.
+    pub(super) async fn finish_vacuum(&mut self) {
+        let deadline = Instant::now() + END_MAX;
+        while !self.vacuums.task.is_empty() {
+            tokio::select! {
+                ended = self.vacuums.ended() => return self.vacuum_ended(ended).await,
+                Some(note) = self.notes.1.recv() => self.noted(note).await,
+                Ok(()) = self.stop.changed() => self.cancel_vacuum("the run is being stopped").await,
+                () = sleep(Duration::from_secs(1)) => self.watch_vacuum(false).await,
+            }
+            if self.ending.is_some() || Instant::now() > deadline {
+                self.cancel_vacuum("the run is over").await;
+            }
+            if Instant::now() > deadline + END_MAX {
+                return;
+            }
         }
-        true
     }
 }

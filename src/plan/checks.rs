@@ -190,7 +190,7 @@ fn key_of(table: &Table, index: &Index) -> Key {
 }
 
 /// What an operator should know beforehand; none of it stops a run.
-pub fn table_warnings(table: &Table, is_hot: bool) -> Vec<String> {
+pub fn table_warnings(table: &Table) -> Vec<String> {
     let mut warnings = Vec::new();
     if table.frozen_age > FROZEN_AGE_WARN {
         warnings.push(format!(
@@ -199,10 +199,12 @@ pub fn table_warnings(table: &Table, is_hot: bool) -> Vec<String> {
             crate::event::count(table.frozen_age.unsigned_abs())
         ));
     }
-    if is_hot && table.fillfactor == 100 {
-        warnings.push(
-            "fillfactor is 100: on full pages the first update of a page finds no room and is not HOT".to_owned(),
-        );
-    }
     warnings
+}
+
+/// That updates could be HOT, were there room; `is_plain` when they could and nothing is done about it.
+pub fn fill_warning(table: &Table, is_plain: bool) -> Option<String> {
+    (is_plain && table.fillfactor == 100).then(|| {
+        "fillfactor is 100: on full pages the first update of a page finds no room and is not HOT".to_owned()
+    })
 }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::Plan;
+use crate::vacuum::{MOSTLY_HOT, ROWS_MIN};
 
 /// What the table's storage is expected to come to, in bytes, were nobody else to write.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -28,11 +29,14 @@ impl Plan {
         let share = (self.rows_to_do as f64 / self.table_rows.max(1) as f64).clamp(0.0, 1.0);
         let hot_share = self.hot_share();
         let new = share * (1.0 - hot_share);
+        let is_vacuumed = hot_share < MOSTLY_HOT && new * self.table_rows as f64 > ROWS_MIN;
         let heap = |growth: f64| (self.table.heap_bytes as f64 * (1.0 + growth)) as i64;
         Forecast {
             hot_share,
             // One interval's dead versions pile up before the first vacuum, and as many while one is at work.
-            heap_bytes: heap(every.map_or(new, |every| new.min(every * 2.0))),
+            heap_bytes: heap(
+                every.filter(|_| is_vacuumed).map_or(new, |every| new.min(every * 2.0)),
+            ),
             heap_bytes_without_vacuum: heap(new),
             index_bytes: (self.table.index_bytes as f64 * (1.0 + new)) as i64,
         }

@@ -195,7 +195,13 @@ impl Plan {
         if accepted.only_reads {
             return Ok(plan);
         }
-        plan.way = plan.choose_way().map_err(|refusal| PlanError::Refused(vec![refusal]))?;
+        plan.way = plan
+            .choose_way(plan.table_rows)
+            .map_err(|refusal| PlanError::Refused(vec![refusal]))?;
+        plan.warnings.extend(checks::fill_warning(
+            &plan.table,
+            plan.hot_blockers.is_empty() && plan.way.striping.is_none(),
+        ));
         match rehearse::guard(client, &plan).await? {
             Some(refusal) => Err(PlanError::Refused(vec![refusal])),
             None => Ok(plan),
@@ -241,7 +247,13 @@ impl Plan {
 
     /// Goes on with the key of a run: its hash decides which rows are a stripe, whatever the catalogs say by now. A run of an older
     /// version has none, and gets plain slices.
-    pub fn with_key_of(mut self, run: &Key) -> Plan {
+    ///
+    /// Of the rows of the table, `passed` have been cut already: what is left to do lies in the others.
+    pub fn with_key_of(mut self, run: &Key, passed: i64) -> Plan {
+        let rows = (self.table_rows - passed).max(self.rows_to_do);
+        self.way = self
+            .choose_way(rows)
+            .unwrap_or_else(|refusal| Way { striping: None, reason: refusal.what });
         if *run != self.key {
             self.key = run.clone();
             self.sql = self.builder().chunk_sql();
@@ -365,7 +377,7 @@ impl Plan {
                 "backend {pid} ({user}) has a transaction open for {minutes} min: no dead row can be vacuumed meanwhile"
             ));
         }
-        warnings.extend(table_warnings(table, self.hot_blockers.is_empty()));
+        warnings.extend(table_warnings(table));
         self.warnings = warnings;
         Ok(())
     }

@@ -44,11 +44,14 @@ const ROOMY: i32 = 50;
 /// The window that is always allowed: the pages of 200,000 ordinary rows stay cached somewhere.
 const WINDOW_MIN: f64 = 200_000.0;
 
+/// Correlation of key and heap below which a window of keys is not a stretch of the heap.
+const CORRELATED: f64 = 0.8;
+
 const PAGE: f64 = 8192.0;
 
 impl Plan {
-    /// Decides the way through the table.
-    pub(super) fn choose_way(&self) -> Result<Way, Refusal> {
+    /// Decides the way through `rows` of the table.
+    pub(super) fn choose_way(&self, of: i64) -> Result<Way, Refusal> {
         let plain = |reason: String| Ok(Way { striping: None, reason });
         let key = format!("by key ({})", self.key.plain());
         let Order { kind, stripes } = self.spec.order;
@@ -67,7 +70,7 @@ impl Plan {
             };
         }
         let rows = rows_a_page(&self.table, self.table_rows);
-        let share = self.rows_to_do as f64 / self.table_rows.max(1) as f64;
+        let share = self.rows_to_do as f64 / of.max(1) as f64;
         let each = if self.key.is_by_remainder() { 1.0 } else { ROWS_BY_HASH };
         let most = rows * share.min(1.0) / each;
         let fitting = STRIPES.into_iter().find(|k| f64::from(*k) <= most);
@@ -87,6 +90,11 @@ impl Plan {
                 return plain(format!("{key}: a page has too few rows to write for stripes"));
             }
         }
+        if !is_asked && self.is_scattered() {
+            return plain(format!(
+                "{key}: its order is not that of the heap, so the passes of a window would each read the table from all over"
+            ));
+        }
         let row_bytes = self.table.heap_bytes as f64 / self.table_rows.max(1) as f64;
         let cached = self.server.shared_buffers as f64 / 4.0 / row_bytes.max(32.0);
         let window_max = cached.max(WINDOW_MIN);
@@ -94,6 +102,15 @@ impl Plan {
             "in {k} stripes {key}: each window is passed over {k} times, so that new row versions find room on their page"
         );
         Ok(Way { striping: Some(Striping { k, window_max }), reason })
+    }
+
+    /// Whether neighbours by key lie on pages far apart, and those do not all stay cached.
+    fn is_scattered(&self) -> bool {
+        let is_cached = self.table.heap_bytes < self.server.shared_buffers / 2;
+        let correlation =
+            self.table.column(self.key.columns[0].name.as_str()).map(|c| c.correlation);
+        !is_cached
+            && correlation.is_some_and(|correlation| f64::from(correlation.abs()) < CORRELATED)
     }
 
     /// Why there can be no stripes, or none that pay.
@@ -130,13 +147,13 @@ pub(super) async fn spread(
         .iter()
         .map(|k| {
             let fullest = format!(
-                "SELECT count(*) * {k} FROM keys GROUP BY (n % {k} + {k}) % {k} ORDER BY 1 DESC LIMIT 1"
+                "SELECT count(*) * {k} FROM keys GROUP BY (backfill_key % {k} + {k}) % {k} ORDER BY 1 DESC LIMIT 1"
             );
             format!("({fullest})")
         })
         .collect();
     let sql = format!(
-        "WITH keys AS MATERIALIZED (SELECT {}::int8 AS n FROM {} ORDER BY {0} LIMIT {SAMPLE})
+        "WITH keys AS MATERIALIZED (SELECT {}::int8 AS backfill_key FROM {} AS backfill_sampled ORDER BY backfill_sampled.{0} LIMIT {SAMPLE})
          SELECT coalesce(greatest({}) < 2 * (SELECT count(*) FROM keys), false)",
         column.name,
         table.name,

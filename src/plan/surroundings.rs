@@ -18,6 +18,8 @@ pub struct Server {
     pub read_only_by_default: bool,
     /// Whether it can compress values with lz4.
     pub has_lz4: bool,
+    /// Whether it counts what happens to tables.
+    pub counts: bool,
     /// Bytes of its buffer cache.
     pub shared_buffers: i64,
     /// The database's name.
@@ -34,7 +36,8 @@ pub async fn server(client: &Client) -> Result<Server, Error> {
                       current_setting('default_transaction_read_only')::boolean,
                       exists (select from pg_catalog.pg_settings
                                where name = 'default_toast_compression' and 'lz4' = any (enumvals)),
-                      pg_catalog.pg_size_bytes(current_setting('shared_buffers'))";
+                      pg_catalog.pg_size_bytes(current_setting('shared_buffers')),
+                      current_setting('track_counts')::boolean";
     let rows = client.query_typed(sql, &[]).await?;
     let row = &rows[0];
     Ok(Server {
@@ -46,6 +49,7 @@ pub async fn server(client: &Client) -> Result<Server, Error> {
         read_only_by_default: row.get(5),
         has_lz4: row.get(6),
         shared_buffers: row.get(7),
+        counts: row.get(8),
     })
 }
 

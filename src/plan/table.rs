@@ -65,6 +65,8 @@ pub struct Column {
     pub is_exact: bool,
     /// The function that hashes its type with a seed, as SQL.
     pub hash: Option<String>,
+    /// How far its order is that of the heap, from -1 to 1, as far as the planner knows; 1 where it does not.
+    pub correlation: f32,
     /// Its collation as SQL, when it has one.
     pub collation: Option<String>,
     /// Whether it must not be NULL.
@@ -165,7 +167,12 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
                                                  when t.oid = 'varchar'::regtype then 'text'::regtype
                                                  else t.oid end
                           and not exists (select from pg_catalog.pg_collation c
-                                           where c.oid = a.attcollation and not c.collisdeterministic))
+                                           where c.oid = a.attcollation and not c.collisdeterministic)),
+                      coalesce((select s.correlation from pg_catalog.pg_stats s
+                                  join pg_catalog.pg_class rc on rc.oid = a.attrelid
+                                  join pg_catalog.pg_namespace rn on rn.oid = rc.relnamespace
+                                 where s.schemaname = rn.nspname and s.tablename = rc.relname and s.attname = a.attname
+                                   and not s.inherited), 1::real)
                  from pg_catalog.pg_attribute a
                  join pg_catalog.pg_type t on t.oid = a.atttypid
                  join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
@@ -190,6 +197,7 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
         is_no_element: row.get(12),
         is_exact: row.get(13),
         hash: row.get(14),
+        correlation: row.get(15),
     };
     Ok(rows.iter().map(column).collect())
 }

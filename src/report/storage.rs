@@ -29,6 +29,11 @@ pub struct StorageReport {
     pub index_bytes_before: Option<i64>,
     /// Bytes of the indexes now.
     pub index_bytes: Option<i64>,
+    /// Bytes of WAL that a row has cost, over the whole run; what other sessions wrote beside a chunk is not told from it.
+    pub wal_bytes_per_row: Option<f64>,
+    /// The table's name as SQL.
+    #[serde(skip)]
+    pub(super) table: Option<String>,
     /// Vacuums on the way.
     pub vacuums: i32,
     /// How long they took.
@@ -36,7 +41,7 @@ pub struct StorageReport {
 }
 
 impl StorageReport {
-    pub(super) fn new(storage: Storage) -> StorageReport {
+    pub(super) fn new(storage: Storage, rows: i64) -> StorageReport {
         let (before, now) = (storage.before.unzip(), storage.now.unzip());
         let share = |(hot, of): (i64, i64)| (of > 0).then(|| hot as f64 / of as f64);
         StorageReport {
@@ -46,6 +51,9 @@ impl StorageReport {
             heap_bytes: now.0,
             index_bytes_before: before.1,
             index_bytes: now.1,
+            wal_bytes_per_row: (rows > 0 && storage.wal_bytes > 0)
+                .then(|| storage.wal_bytes as f64 / rows as f64),
+            table: storage.table,
             vacuums: storage.vacuums.0,
             vacuum_s: storage.vacuums.1 as f64 / 1000.0,
         }
@@ -80,7 +88,7 @@ impl Report {
         if let Some(share) = storage.hot_share {
             parts.push(format!("{:.0} % HOT", share * 100.0));
         }
-        if let Some(wal) = self.wal_bytes_per_row.filter(|wal| *wal > 0.0) {
+        if let Some(wal) = storage.wal_bytes_per_row {
             parts.push(format!("{wal:.0} B of WAL a row"));
         }
         if storage.vacuums > 0 {
@@ -92,7 +100,7 @@ impl Report {
         if storage.is_bloated() {
             lines.push(format!(
                 "every row that was not HOT left an entry in each index, and no vacuum makes an index smaller: REINDEX TABLE CONCURRENTLY {};",
-                self.table
+                storage.table.as_deref().unwrap_or(&self.table)
             ));
         }
         lines

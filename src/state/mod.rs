@@ -46,6 +46,9 @@ pub enum StoreError {
     /// Another runner has taken the run over.
     #[error("the run was taken over by another runner")]
     EpochOver,
+    /// The slices were cut by another transaction meanwhile: one of ours whose answer was lost.
+    #[error("the next slices were cut meanwhile")]
+    CutMeanwhile,
     /// The tables are of a newer version of this program.
     #[error("the state tables are of version {found}, this program knows {known}")]
     Newer {

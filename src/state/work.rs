@@ -38,8 +38,10 @@ pub struct Paced<'a> {
     pub window: Option<(&'a str, Option<&'a str>)>,
     /// Seconds under each constraint.
     pub spent: &'a std::collections::BTreeMap<String, f64>,
-    /// Bytes of WAL that a row costs.
+    /// Bytes of WAL that a row costs now.
     pub wal_per_row: f64,
+    /// Bytes of WAL since the last time.
+    pub wal_bytes: i64,
 }
 
 /// The number of a chunk of a run, as a runner of an epoch addresses it.
@@ -100,7 +102,8 @@ impl Store {
         ];
         let rows = self.rows(client, "cut chunks", &self.sql.cut_chunks, &params).await?;
         if rows.is_empty() {
-            return Err(StoreError::EpochOver);
+            self.read_cut(client, run_id, epoch).await?;
+            return Err(StoreError::CutMeanwhile);
         }
         let mut chunks: Vec<Chunk> = rows.iter().map(Chunk::read).collect();
         chunks.sort_by_key(|chunk| chunk.seq);
@@ -333,7 +336,7 @@ impl Store {
         let spent = serde_json::to_string(paced.spent).unwrap_or_default();
         let window = paced.window.map(|(name, _)| name);
         let until = paced.window.and_then(|(_, until)| until);
-        let params: [Param<'_>; 8] = [
+        let params: [Param<'_>; 9] = [
             (&run_id, Type::INT8),
             (&paced.verdict, Type::TEXT),
             (&paced.reason, Type::TEXT),
@@ -342,6 +345,7 @@ impl Store {
             (&until, Type::TEXT),
             (&spent, Type::TEXT),
             (&paced.wal_per_row, Type::FLOAT8),
+            (&paced.wal_bytes, Type::INT8),
         ];
         self.rows(client, "publish the throttle", &self.sql.publish_throttle, &params)
             .await

@@ -26,7 +26,10 @@ const MAY_USE: [(&str, &[&str]); 24] = [
     ),
     ("db", &[]),
     ("state", &["budget", "db", "key", "sql", "undo"]),
-    ("plan", &["db", "diagnostic", "document", "event", "key", "spec", "sql", "state", "undo"]),
+    (
+        "plan",
+        &["db", "diagnostic", "document", "event", "key", "spec", "sql", "state", "undo", "vacuum"],
+    ),
     ("proof", &["db", "key", "plan"]),
     ("signal", &["diagnostic", "document", "event", "sql", "units"]),
     ("throttle", &["budget", "calendar", "db", "document", "event", "settings", "signal"]),

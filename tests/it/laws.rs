@@ -383,3 +383,47 @@ fn rows_that_come_and_go(order: &str) {
     db.backfill(&["run", "law", "--again"]).exits(0);
     assert_eq!(db.sql.number("select count(*) from t where v is null"), 0);
 }
+
+#[test]
+fn a_run_over_an_empty_table_is_verified_by_its_chunk_map() {
+    let db = Db::found();
+    db.sql.run("create table t (id bigint primary key, n int)");
+    db.spec("law", "table = \"t\"\n[[rule]]\nset = { n = \"n + 1\" }\n");
+    db.backfill(&["run", "law"]).exits(0);
+    db.backfill(&["verify", "law"]).exits(0);
+}
+
+#[test]
+fn a_chunk_map_with_a_gap_or_an_overlap_is_no_proof() {
+    let db = Db::found();
+    db.sql.run("create table t (id bigint primary key, n int not null default 0)");
+    db.sql.run("insert into t select i from generate_series(1, 2000) i");
+    db.sql.run("analyze t");
+    db.spec("law", "table = \"t\"\norder = \"striped\"\nstripes = 3\n[[rule]]\nset = { n = \"n + 1\" }\n[limits]\nchunk_rows_max = 40\n");
+    db.backfill(&["run", "law"]).exits(0);
+    db.backfill(&["verify", "law"]).exits(0);
+    let chunk = "from backfill.chunk where after_key is not null and stripe = 1 order by seq limit 1 offset 2";
+    for (harm, mend) in [
+        // A stripe of a slice is gone.
+        (
+            "delete from backfill.chunk where seq = (select seq {chunk})",
+            "insert into backfill.chunk select * from kept where seq = (select seq from kept where after_key is not null and stripe = 1 order by seq limit 1 offset 2)",
+        ),
+        // A slice is there as a whole beside its stripes.
+        (
+            "insert into backfill.chunk (run_id, seq, after_key, upto_key, state, keys, settled_at) select run_id, 9999, after_key, upto_key, 'done', 1, now() {chunk}",
+            "delete from backfill.chunk where seq = 9999",
+        ),
+        // The last one is missing, so the ceiling is not reached by all stripes.
+        (
+            "delete from backfill.chunk where seq = (select max(seq) from backfill.chunk)",
+            "insert into backfill.chunk select * from kept where seq = (select max(seq) from kept)",
+        ),
+    ] {
+        db.sql.run("drop table if exists kept; create table kept as table backfill.chunk");
+        db.sql.run(&harm.replace("{chunk}", chunk));
+        assert_eq!(db.backfill(&["verify", "law"]).code, 6, "{harm}");
+        db.sql.run(mend);
+        db.backfill(&["verify", "law"]).exits(0);
+    }
+}

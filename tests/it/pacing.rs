@@ -253,7 +253,9 @@ impl Own {
         let directory =
             std::env::temp_dir().join(format!("backfill-test-{}-{name}", std::process::id()));
         std::fs::create_dir_all(directory.join("backfills")).unwrap();
-        std::fs::write(directory.join("backfills/fill.toml"), SPEC).unwrap();
+        // Even in its WAL: the first stripe of a window logs all of its pages whole.
+        let spec = SPEC.replace("[[rule]]", "order = \"key\"\n[[rule]]");
+        std::fs::write(directory.join("backfills/fill.toml"), spec).unwrap();
         let sql = Sql::connect(&server.url("postgres"));
         sql.run(
             "create table t (id bigint primary key, v bigint, w text);
@@ -279,7 +281,16 @@ impl Own {
     }
 
     fn waits_for(&self, words: &str) {
-        wait_for(words, || self.reason().contains(words));
+        let mut seen = Vec::new();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !self.reason().contains(words) {
+            let reason = self.reason();
+            if seen.last() != Some(&reason) {
+                seen.push(reason);
+            }
+            assert!(std::time::Instant::now() < deadline, "{words}: {seen:#?}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
     }
 }
 
@@ -315,7 +326,7 @@ fn a_replica_that_lags_slows_the_run_and_one_that_vanishes_holds_it() {
     std::fs::write(
         own.directory.join("backfill.toml"),
         "[health]\nreplica_delay = \"off\"\nunknown_after = \"1s\"\ncommit_latency = \"off\"\nsessions = \"off\"\n\
-         replica_lag = { warm = \"2 MB\", hot = \"4 MB\", hold = \"24 MB\" }\n",
+         replica_lag = { warm = \"2 MB\", hot = \"4 MB\", hold = \"24 MB\" }\n[vacuum]\nevery = \"off\"\n",
     )
     .unwrap();
     let conninfo = format!(
@@ -343,7 +354,7 @@ fn a_replica_that_lags_slows_the_run_and_one_that_vanishes_holds_it() {
     );
     let replica = Sql::connect(&standby.url("postgres"));
     replica.run("select pg_wal_replay_pause()");
-    let run = Started::new(own.command(&["run", "fill", "--rate", "20000 rows/s"]));
+    let run = Started::new(own.command(&["run", "fill", "--rate", "10000 rows/s"]));
     own.waits_for("slow: replica `r1`");
     own.waits_for("hold: replica `r1`");
     assert!(own.reason().contains("behind (holds at 24.0 MB)"), "{}", own.reason());
@@ -413,6 +424,81 @@ fn vacuums_old_transactions_slots_and_crowds_are_seen() {
         .collect();
     own.waits_for("hold: 12 sessions of others are at work, usually at most 8");
     drop((run, crowd));
+}
+
+#[test]
+fn what_seldom_happens_is_seen_on_a_server() {
+    let own = Own::new("seldom", &["max_wal_size=32MB", "autovacuum_naptime=1s"]);
+    own.sql.run("alter table t set (autovacuum_enabled = off)");
+    let start = |line: &str| {
+        let text =
+            format!("[health]\ncommit_latency = \"off\"\n{line}\n[vacuum]\nevery = \"off\"\n");
+        std::fs::write(own.directory.join("backfill.toml"), text).unwrap();
+        own.sql.run("update t set v = null");
+        own.sql.run("drop schema if exists backfill cascade");
+        Started::new(own.command(&["run", "fill", "--rate", "5000 rows/s"]))
+    };
+    // Rows that nobody has vacuumed: twice the table by now.
+    let run = start("dead_rows = { warm = 500, hot = 1000 }\ncheckpoints = \"off\"");
+    own.waits_for("slow: the table has");
+    assert!(own.reason().contains("dead rows"), "{}", own.reason());
+    drop(run);
+    own.sql.run("vacuum t");
+    // More WAL than the server is set up for.
+    let run = start("dead_rows = \"off\"\ncheckpoints = { warm = 1, hot = 2 }");
+    own.waits_for("slow: limited to 5,000 rows/s");
+    let busy = Sql::connect(&own.server.url("postgres"));
+    busy.run("create table busy (v text)");
+    wait_for("checkpoints because of WAL", || {
+        busy.run("insert into busy select repeat('x', 1000) from generate_series(1, 20000)");
+        own.reason().contains("checkpoints in 5 minutes came because of WAL")
+    });
+    assert!(own.reason().starts_with("slow"), "{}", own.reason());
+    drop(run);
+    // A vacuum against wraparound, which must not be kept from its work.
+    own.sql.run("drop table busy");
+    own.sql.run(
+        "alter table t set (autovacuum_freeze_max_age = 100000, autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)",
+    );
+    own.sql.run("create procedure burn() language plpgsql as 'begin for i in 1..100100 loop perform txid_current(); commit; end loop; end'");
+    own.sql.run("call burn()");
+    own.sql.wait_for(
+        "a vacuum against wraparound",
+        "select count(*) > 0 from pg_stat_activity where query like '%public.t (to prevent wraparound)'",
+    );
+    let run = start("checkpoints = \"off\"");
+    own.waits_for("hold: backend");
+    assert!(own.reason().contains("vacuums the table to prevent wraparound"), "{}", own.reason());
+    assert_eq!(own.sql.number(LEFT), 200_000, "nothing was written meanwhile");
+    drop(run);
+}
+
+#[test]
+fn a_process_that_slept_through_the_end_of_a_window_goes_on_at_once() {
+    let db = Db::found();
+    table(&db, 1_000);
+    db.spec("fill", SPEC);
+    // It closes with a minute of the clock, far enough away to begin before.
+    let ends = Timestamp::now() + 70.seconds();
+    let ends = ends - ends.strftime("%S").to_string().parse::<i64>().unwrap().seconds();
+    let clock = |at: Timestamp| at.strftime("%H:%M").to_string();
+    project(
+        &db,
+        &format!(
+            "[[throttle.window]]\nname = \"closed\"\nhours = \"{}-{}\"\ntimezone = \"UTC\"\npause = true\n",
+            clock(ends - 30.minutes()),
+            clock(ends)
+        ),
+    );
+    let run = db.start(&["run", "fill"]);
+    waits_for(&db, "hold: window `closed`");
+    run.signal(nix::sys::signal::Signal::SIGSTOP);
+    let left = (ends - Timestamp::now()).total(jiff::Unit::Second).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs_f64(left.max(0.0) + 2.0));
+    assert_eq!(db.sql.number(LEFT), 1_000, "it sleeps");
+    run.signal(nix::sys::signal::Signal::SIGCONT);
+    run.wait().exits(0);
+    assert_eq!(db.sql.number(LEFT), 0);
 }
 
 #[test]

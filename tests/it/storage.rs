@@ -19,10 +19,10 @@ fn sizes(sql: &Sql) -> (i64, i64) {
 }
 
 #[test]
-fn stripes_are_chosen_where_they_pay_and_leave_heap_and_indexes_small() {
+fn stripes_are_chosen_where_they_pay_and_leave_the_heap_small() {
     let db = Db::found();
     table(&db.sql, 120_000);
-    let (heap, indexes) = sizes(&db.sql);
+    let (heap, _) = sizes(&db.sql);
     db.spec("set", &format!("table = \"t\"\n{SET}"));
     let plan = db.backfill(&["plan", "set"]).exits(0).prints("in 13 stripes by key (id)");
     assert!(plan.stdout.contains("HOT"), "{}", plan.stdout);
@@ -33,7 +33,7 @@ fn stripes_are_chosen_where_they_pay_and_leave_heap_and_indexes_small() {
     assert_eq!(storage["cut_by"], "stripes");
     let share = storage["hot_share"].as_f64().unwrap();
     assert!(share > 0.75, "{storage}");
-    let (heap_now, indexes_now) = sizes(&db.sql);
+    let (heap_now, _) = sizes(&db.sql);
     // An autovacuum may have cut the end off since.
     let told = storage["heap_bytes"].as_i64().unwrap();
     assert!((heap_now..heap_now * 11 / 10).contains(&told), "{told}, and {heap_now} now");
@@ -41,8 +41,6 @@ fn stripes_are_chosen_where_they_pay_and_leave_heap_and_indexes_small() {
     let before = storage["heap_bytes_before"].as_i64().unwrap();
     assert!((heap..heap * 11 / 10).contains(&before), "{before}, and {heap} when loaded");
     assert!((heap_now as f64) < heap as f64 * 1.3, "heap {heap} -> {heap_now}");
-    // In so small a table the passes follow one another too quickly for all; without stripes it is twice.
-    assert!((indexes_now as f64) < indexes as f64 * 1.75, "indexes {indexes} -> {indexes_now}");
     assert_eq!(db.sql.number("select count(*) from t where n <> 1"), 0);
     // What the server counted itself.
     db.sql.wait_for(
@@ -173,7 +171,7 @@ fn a_vacuum_is_cancelled_when_the_run_is_stopped() {
     );
     db.spec("slow", &spec);
     let run: Started = db.start(&["run", "slow", "--rate", "10000 rows/s"]);
-    let vacuums = "select count(*) from pg_stat_activity where query ilike 'vacuum (skip_locked%' and state = 'active'";
+    let vacuums = "select count(*) from pg_stat_activity where datname = current_database() and query ilike 'vacuum (skip_locked%' and state = 'active'";
     wait_for("a vacuum is at work", || db.sql.number(vacuums) == 1);
     run.signal(nix::sys::signal::Signal::SIGINT);
     run.wait().exits(4);

@@ -5,6 +5,8 @@ alter table {schema}.run
     -- Bytes of the table when the run began.
     add column heap_bytes bigint,
     add column index_bytes bigint,
+    -- Bytes of WAL that its chunks are thought to have cost, over all runners.
+    add column wal_bytes bigint not null default 0,
     -- Vacuums on the way, over all runners.
     add column vacuums integer not null default 0,
     add column vacuum_ms bigint not null default 0;

@@ -1,25 +1,32 @@
 -- The chunk map as evidence: chunks, those not done, chunks that do not begin or end where others of the same rows do, and whether the
 -- ceiling is reached. Text equality is enough: bounds are copies of one another. Where stripes begin or end, all of them must, next to a
--- slice that is whole, or to all stripes of another number.
-with map as (
+-- slice that is whole, or to all stripes of another number; and what begins somewhere is cut into one number of stripes.
+with map as materialized (
     select seq, state, after_key, upto_key, stripe, stripes from {schema}.chunk where run_id = $1
 ), begun as (
-    select after_key as at from map group by after_key, stripes having count(distinct stripe) = stripes
+    select after_key as at from map where after_key is not null
+     group by after_key, stripes having count(distinct stripe) = stripes
 ), ended as (
     select upto_key as at from map group by upto_key, stripes having count(distinct stripe) = stripes
+), joined as (
+    select at from begun join ended using (at)
+), checked as (
+    select c.seq, c.state,
+           (c.after_key is null or p.seq is not null or a.at is not null) as begins,
+           (c.upto_key = r.ceiling or n.seq is not null or b.at is not null) as ends
+      from {schema}.run r
+      join map c on true
+      left join map p on p.upto_key = c.after_key and p.stripe = c.stripe and p.stripes = c.stripes
+      left join map n on n.after_key = c.upto_key and n.stripe = c.stripe and n.stripes = c.stripes
+      left join joined a on a.at = c.after_key
+      left join joined b on b.at = c.upto_key
+     where r.run_id = $1
 )
-select count(*),
-       count(*) filter (where c.state <> 'done'),
-       count(*) filter (where not (
-           case when c.after_key is null then exists (select from begun where at is null)
-                else exists (select from map p where p.upto_key = c.after_key and (p.stripe, p.stripes) = (c.stripe, c.stripes))
-                     or (c.after_key in (select at from begun) and c.after_key in (select at from ended)) end
-           and
-           (c.upto_key = r.ceiling
-            or exists (select from map n where n.after_key = c.upto_key and (n.stripe, n.stripes) = (c.stripe, c.stripes))
-            or (c.upto_key in (select at from begun) and c.upto_key in (select at from ended)))))
-       + count(*) - count(distinct (c.after_key, c.stripe, c.stripes)),
-       r.ceiling in (select at from ended)
-  from map c, {schema}.run r
- where r.run_id = $1
- group by r.ceiling
+select (select count(*) from map),
+       (select count(*) from map where state <> 'done'),
+       (select count(*) from checked where not (begins and ends))
+       -- What begins the table must be whole, and nothing may begin twice.
+       + (select count(*) from (select stripes from map where after_key is null
+                                 group by stripes having count(distinct stripe) < stripes) as torn)
+       + (select count(*) - count(distinct (after_key, stripe)) from map),
+       (select r.ceiling in (select at from ended) from {schema}.run r where r.run_id = $1)
