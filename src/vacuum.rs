@@ -83,6 +83,7 @@ fn parse_every(text: &str) -> Result<Option<f64>, String> {
 pub struct Pressure {
     settings: Settings,
     table_rows: f64,
+    patience: f64,
     every: f64,
     /// Row versions left dead since the last vacuum, and rows written in all, of these the HOT ones.
     dead: f64,
@@ -91,10 +92,12 @@ pub struct Pressure {
 }
 
 impl Pressure {
-    /// For a table of about so many rows.
-    pub fn new(settings: Settings, table_rows: i64) -> Pressure {
+    /// For a table of about so many rows; nothing is due before `patience` of them are written, as long as the share of HOT updates says
+    /// nothing yet.
+    pub fn new(settings: Settings, table_rows: i64, patience: f64) -> Pressure {
         let every = settings.every.unwrap_or(EVERY);
-        Pressure { settings, table_rows: table_rows as f64, every, dead: 0.0, rows: 0.0, hot: 0.0 }
+        let table_rows = table_rows as f64;
+        Pressure { settings, table_rows, patience, every, dead: 0.0, rows: 0.0, hot: 0.0 }
     }
 
     /// Learns from a settled chunk; where nobody counts HOT updates, none is one.
@@ -113,7 +116,11 @@ impl Pressure {
     /// Whether a vacuum is due.
     pub fn is_due(&self) -> bool {
         let limit = (self.table_rows * self.every).max(ROWS_MIN);
-        self.settings.every.is_some() && self.dead >= limit && self.hot < self.rows * MOSTLY_HOT
+        let is_told = self.rows >= self.patience;
+        self.settings.every.is_some()
+            && is_told
+            && self.dead >= limit
+            && self.hot < self.rows * MOSTLY_HOT
     }
 
     /// Row versions counted since the last vacuum began; counting starts anew.
@@ -243,27 +250,27 @@ mod tests {
 
     #[test]
     fn it_is_due_after_a_part_of_the_table_that_is_not_hot() {
-        let mut pressure = Pressure::new(Settings::default(), 1_000_000);
+        let mut pressure = Pressure::new(Settings::default(), 1_000_000, 0.0);
         pressure.observe(99_999, Some(0));
         assert!(!pressure.is_due());
         pressure.observe(1, None);
         assert!(pressure.is_due());
         assert_eq!(pressure.begin(), 100_000);
         assert!(!pressure.is_due());
-        let mut hot = Pressure::new(Settings::default(), 1_000_000);
+        let mut hot = Pressure::new(Settings::default(), 1_000_000, 0.0);
         hot.observe(1_000_000, Some(700_000));
         assert!(!hot.is_due(), "mostly HOT");
-        let mut off = Pressure::new(Settings { every: None }, 1_000_000);
+        let mut off = Pressure::new(Settings { every: None }, 1_000_000, 0.0);
         off.observe(1_000_000, None);
         assert!(!off.is_due());
-        let mut small = Pressure::new(Settings::default(), 20_000);
+        let mut small = Pressure::new(Settings::default(), 20_000, 0.0);
         small.observe(9_999, None);
         assert!(!small.is_due());
     }
 
     #[test]
     fn it_becomes_rarer_where_it_takes_too_long_and_comes_back() {
-        let mut pressure = Pressure::new(Settings::default(), 1_000_000);
+        let mut pressure = Pressure::new(Settings::default(), 1_000_000, 0.0);
         for _ in 0..9 {
             pressure.took(Duration::from_secs(2), Duration::from_secs(10));
         }

@@ -14,7 +14,7 @@ use super::outcome::tell_end;
 use super::pace;
 use super::run::{Flags, pinned};
 use crate::engine::dispatcher::{Dispatcher, Start};
-use crate::engine::{Pace, Stop, TableRef, Work, pool_size};
+use crate::engine::{Pace, Stop, TableRef, Work, pool_size, window_max};
 use crate::event::{Event, Listener};
 use crate::plan::Plan;
 use crate::progress::{Bar, JsonLines, Lines};
@@ -110,6 +110,8 @@ pub(super) async fn drive(
         keys_done: sums.keys_done,
         rows_done: sums.rows_done,
     });
+    // The first passes of a window are the dear ones, and say nothing about the rest.
+    let two_windows = plan.way.striping.map_or(0.0, |striping| window_max(striping) * 2.0);
     let start = Start {
         chunk_rows: run
             .last
@@ -122,7 +124,7 @@ pub(super) async fn drive(
         quarantined,
         who: who(),
         striping: plan.way.striping,
-        pressure: Pressure::new(pace::vacuum(ctx, &spec), plan.table_rows),
+        pressure: Pressure::new(pace::vacuum(ctx, &spec), plan.table_rows, two_windows),
     };
     let health = pace::health(ctx, &spec);
     let pace = Pace {

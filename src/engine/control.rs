@@ -156,6 +156,7 @@ impl Dispatcher<'_> {
     /// Shows other sessions the limits and what binds.
     pub(super) async fn publish(&mut self) {
         let Ok(client) = self.work.database.get().await else { return };
+        let untold = self.pacing.take_wal();
         let (store, run_id, limits) = (&self.work.store, self.work.run_id, &self.pacing.limits);
         let chunk_time = limits.chunk_time.value.as_millis() as i32;
         let (workers, rate) = (limits.workers.value, limits.rate.value);
@@ -170,11 +171,11 @@ impl Dispatcher<'_> {
             window: window.map(|(name, until)| (name.as_str(), until.as_deref())),
             spent: &spent,
             wal_per_row: self.pacing.wal_per_row(),
-            wal_bytes: self.wal_unpublished as i64,
+            wal: (untold.0 as i64, untold.1),
         };
         let told = store.publish_throttle(&client, run_id, &paced).await;
-        if told.is_ok() {
-            self.wal_unpublished = 0.0;
+        if told.is_err() {
+            self.pacing.keep_wal(untold);
         }
         self.is_unpublished = limited.and(told).is_err();
         self.published_at = Some(Instant::now());

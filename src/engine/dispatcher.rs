@@ -130,8 +130,6 @@ pub struct Dispatcher<'l> {
     pub(super) must_reload: bool,
     next_tick: Instant,
     pub(super) rows: i64,
-    /// Bytes of WAL that chunks have cost and that other sessions are not told of yet.
-    pub(super) wal_unpublished: f64,
     pub(super) failed: i64,
 }
 
@@ -186,7 +184,6 @@ impl<'l> Dispatcher<'l> {
             must_reload: false,
             next_tick: Instant::now(),
             rows: 0,
-            wal_unpublished: 0.0,
             failed: 0,
             start,
         }
@@ -435,7 +432,6 @@ impl<'l> Dispatcher<'l> {
         self.absent = None;
         self.queue.forget(chunk.seq);
         let wal_bytes = self.pacing.settle(settled, charge);
-        self.wal_unpublished += wal_bytes;
         if !settled.found_done {
             self.sizer.observe(chunk.keys.max(0) as u32, settled.rows as u32, settled.took);
             self.sizer.weigh(chunk.keys.max(0) as u32, settled.image_bytes);

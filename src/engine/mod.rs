@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub use pacing::Pace;
-pub use stripes::stripe_rows_max;
+pub use stripes::{stripe_rows_max, window_max};
 
 use crate::db::session::Bounds;
 use crate::db::{Class, Database, Session};

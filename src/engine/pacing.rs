@@ -223,6 +223,17 @@ impl Pacing {
         wal
     }
 
+    /// Bytes of WAL and rows since this was last asked; other sessions' bytes beside a chunk are among them.
+    pub(super) fn take_wal(&mut self) -> (f64, i64) {
+        std::mem::take(&mut self.wal.untold)
+    }
+
+    /// What could not be told counts again.
+    pub(super) fn keep_wal(&mut self, untold: (f64, i64)) {
+        self.wal.untold.0 += untold.0;
+        self.wal.untold.1 += untold.1;
+    }
+
     /// A chunk met a lock timeout or a deadlock.
     pub(super) fn clashed(&mut self) {
         self.crew.clashed();
@@ -299,6 +310,8 @@ struct WalMeter {
     bytes: f64,
     idle_since: Option<(Instant, i64)>,
     others_per_s: f64,
+    /// Bytes between claims and marks, each once, whoever wrote them, and the rows written there, since they were last taken.
+    untold: (f64, i64),
 }
 
 impl WalMeter {
@@ -310,6 +323,8 @@ impl WalMeter {
         let (from, to) = settled.wal;
         let own = (to - from.max(self.counted)).max(0) as f64;
         let part = own / ((to - from).max(1) as f64);
+        self.untold.0 += own;
+        self.untold.1 += settled.rows;
         self.counted = self.counted.max(to);
         let bytes = (own - self.others_per_s * settled.took.as_secs_f64() * part).max(0.0);
         self.rows = self.rows * KEEP + settled.rows as f64;

@@ -35,9 +35,14 @@ const POOR: f64 = 0.25;
 /// Windows without stripes after poor ones: at first, and at most, doubled each time.
 const SPELL: (u32, u32) = (4, 64);
 
+/// Entries of the windows that a run begins with.
+pub fn window_max(striping: Striping) -> f64 {
+    WINDOW.min(striping.window_max)
+}
+
 /// Most rows of a chunk that is a stripe.
 pub fn stripe_rows_max(striping: Striping, workers: u32) -> f64 {
-    rows_that_fit(WINDOW.min(striping.window_max), striping.k, workers)
+    rows_that_fit(window_max(striping), striping.k, workers)
 }
 
 fn rows_that_fit(window: f64, k: i16, workers: u32) -> f64 {

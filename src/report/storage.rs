@@ -41,7 +41,7 @@ pub struct StorageReport {
 }
 
 impl StorageReport {
-    pub(super) fn new(storage: Storage, rows: i64) -> StorageReport {
+    pub(super) fn new(storage: Storage) -> StorageReport {
         let (before, now) = (storage.before.unzip(), storage.now.unzip());
         let share = |(hot, of): (i64, i64)| (of > 0).then(|| hot as f64 / of as f64);
         StorageReport {
@@ -51,8 +51,8 @@ impl StorageReport {
             heap_bytes: now.0,
             index_bytes_before: before.1,
             index_bytes: now.1,
-            wal_bytes_per_row: (rows > 0 && storage.wal_bytes > 0)
-                .then(|| storage.wal_bytes as f64 / rows as f64),
+            wal_bytes_per_row: (storage.wal.1 > 0)
+                .then(|| storage.wal.0 as f64 / storage.wal.1 as f64),
             table: storage.table,
             vacuums: storage.vacuums.0,
             vacuum_s: storage.vacuums.1 as f64 / 1000.0,

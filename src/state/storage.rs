@@ -16,8 +16,8 @@ pub struct Storage {
     pub now: Option<(i64, i64)>,
     /// Vacuums on the way, and how long they took, in milliseconds.
     pub vacuums: (i32, i64),
-    /// Bytes of WAL that the chunks are thought to have cost.
-    pub wal_bytes: i64,
+    /// Bytes of WAL written while chunks were at work, and the rows of those chunks.
+    pub wal: (i64, i64),
     /// The table's name as SQL; none when it is gone.
     pub table: Option<String>,
     /// HOT updates, and the rows written where they were counted.
@@ -49,9 +49,9 @@ impl Store {
             before: pair(1, 2),
             now: pair(3, 4),
             vacuums: (row.get(5), row.get(6)),
-            wal_bytes: row.get(7),
-            table: row.get(8),
-            hot: pair(9, 10),
+            wal: (row.get(7), row.get(8)),
+            table: row.get(9),
+            hot: pair(10, 11),
         })
     }
 }

@@ -40,8 +40,8 @@ pub struct Paced<'a> {
     pub spent: &'a std::collections::BTreeMap<String, f64>,
     /// Bytes of WAL that a row costs now.
     pub wal_per_row: f64,
-    /// Bytes of WAL since the last time.
-    pub wal_bytes: i64,
+    /// Bytes of WAL, and the rows they were for, since the last time.
+    pub wal: (i64, i64),
 }
 
 /// The number of a chunk of a run, as a runner of an epoch addresses it.
@@ -336,7 +336,7 @@ impl Store {
         let spent = serde_json::to_string(paced.spent).unwrap_or_default();
         let window = paced.window.map(|(name, _)| name);
         let until = paced.window.and_then(|(_, until)| until);
-        let params: [Param<'_>; 9] = [
+        let params: [Param<'_>; 10] = [
             (&run_id, Type::INT8),
             (&paced.verdict, Type::TEXT),
             (&paced.reason, Type::TEXT),
@@ -345,7 +345,8 @@ impl Store {
             (&until, Type::TEXT),
             (&spent, Type::TEXT),
             (&paced.wal_per_row, Type::FLOAT8),
-            (&paced.wal_bytes, Type::INT8),
+            (&paced.wal.0, Type::INT8),
+            (&paced.wal.1, Type::INT8),
         ];
         self.rows(client, "publish the throttle", &self.sql.publish_throttle, &params)
             .await

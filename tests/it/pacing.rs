@@ -58,8 +58,8 @@ fn a_closed_window_is_waited_out_or_ends_the_run() {
     // Without that it sleeps, says why, and answers.
     let run = db.start(&["resume", "fill"]);
     waits_for(&db, "hold: window `closing time` is closed until");
+    wait_for("the window is told", || db.status("fill")["throttle"]["window"] == "closing time");
     let status = db.status("fill");
-    assert_eq!(status["throttle"]["window"], "closing time");
     assert!(status["throttle"]["window_until"].as_str().unwrap().contains("UTC"), "{status}");
     db.backfill(&["pause", "fill"]).exits(0);
     run.wait().exits(4);

@@ -5,8 +5,9 @@ alter table {schema}.run
     -- Bytes of the table when the run began.
     add column heap_bytes bigint,
     add column index_bytes bigint,
-    -- Bytes of WAL that its chunks are thought to have cost, over all runners.
+    -- Bytes of WAL written while its chunks were at work, and the rows of those chunks, over all runners, as far as they could tell.
     add column wal_bytes bigint not null default 0,
+    add column wal_rows bigint not null default 0,
     -- Vacuums on the way, over all runners.
     add column vacuums integer not null default 0,
     add column vacuum_ms bigint not null default 0;
