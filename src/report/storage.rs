@@ -29,7 +29,8 @@ pub struct StorageReport {
     pub index_bytes_before: Option<i64>,
     /// Bytes of the indexes now.
     pub index_bytes: Option<i64>,
-    /// Bytes of WAL that a row has cost, over the whole run; what other sessions wrote beside a chunk is not told from it.
+    /// Bytes of WAL that a row has cost at least, over the whole run: what lay between a chunk's claim and its mark and no chunk before it had
+    /// counted. Of chunks that end in another order than they began, a part is missed.
     pub wal_bytes_per_row: Option<f64>,
     /// The table's name as SQL.
     #[serde(skip)]
@@ -89,7 +90,7 @@ impl Report {
             parts.push(format!("{:.0} % HOT", share * 100.0));
         }
         if let Some(wal) = storage.wal_bytes_per_row {
-            parts.push(format!("{wal:.0} B of WAL a row"));
+            parts.push(format!("at least {wal:.0} B of WAL a row"));
         }
         if storage.vacuums > 0 {
             let took = duration(Duration::from_secs_f64(storage.vacuum_s.clamp(0.0, 1e9)));
