@@ -145,7 +145,6 @@ pub(super) async fn drive(
         epoch,
         ceiling: run.ceiling.clone(),
         table: TableRef { oid: plan.table.oid, name: plan.table.name.clone() },
-        by_remainder: run.key.is_by_remainder(),
         counts_hot: plan.table.kind == "r" && plan.server.counts,
         has_quarantine: quarantined > 0,
         caution: Arc::default(),

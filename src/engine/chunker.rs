@@ -134,7 +134,7 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
             Setback::from_store(error, started.elapsed(), bounds.statement)
         };
         let at = work.address(chunk.seq);
-        let claim = work.store.claim(client, at, false).await.map_err(|e| store(e, started))?;
+        let claim = work.store.claim(client, at).await.map_err(|e| store(e, started))?;
         if let Some(rows) = claim.done_rows {
             return Ok(Halved::Done(rows));
         }
@@ -169,7 +169,7 @@ pub async fn set_aside(
         let at = work.address(chunk.seq);
         let code = fault.sqlstate.as_deref().unwrap_or("XX000");
         let statements = async {
-            if work.store.claim(client, at, false).await?.done_rows.is_some() {
+            if work.store.claim(client, at).await?.done_rows.is_some() {
                 return Ok(());
             }
             work.store.release(client, at).await?;

@@ -56,8 +56,6 @@ pub struct Work {
     pub ceiling: Option<Bound>,
     /// The table, to be vacuumed.
     pub table: TableRef,
-    /// Whether stripes are told apart by remainders.
-    pub by_remainder: bool,
     /// Whether the server counts HOT updates of the table: it does not for the parent of partitions.
     pub counts_hot: bool,
     /// Whether chunks whose row was set aside are being tried again.

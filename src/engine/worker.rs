@@ -104,10 +104,8 @@ async fn transaction(
     };
     // The claim is sent along with BEGIN, which saves a round trip. Were BEGIN to fail, the claim would lock nothing beyond its own
     // statement, and nothing is written before both have succeeded.
-    let (begun, claim) = tokio::join!(
-        work.session.begin(client, bounds),
-        work.store.claim(client, at, work.by_remainder)
-    );
+    let (begun, claim) =
+        tokio::join!(work.session.begin(client, bounds), work.store.claim(client, at));
     begun.map_err(|error| Setback::from_begin(&error, step.elapsed(), bounds.statement))?;
     let claim =
         claim.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;

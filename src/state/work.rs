@@ -126,18 +126,11 @@ impl Store {
     }
 
     /// Claims a chunk: waits for whoever holds it, then sees the truth.
-    /// With `by_remainder` its keys are single whole numbers.
-    pub async fn claim(&self, client: &Client, at: Address, by_remainder: bool) -> Result<Claim> {
+    pub async fn claim(&self, client: &Client, at: Address) -> Result<Claim> {
         let lock = self.chunk_lock(at.run_id);
         let [run, seq, epoch] = at.params();
-        let params: [Param<'_>; 6] = [
-            run,
-            seq,
-            epoch,
-            (&lock.class, Type::INT4),
-            (&lock.object, Type::INT4),
-            (&by_remainder, Type::BOOL),
-        ];
+        let params: [Param<'_>; 5] =
+            [run, seq, epoch, (&lock.class, Type::INT4), (&lock.object, Type::INT4)];
         let rows = self.rows(client, "claim a chunk", &self.sql.claim_chunk, &params).await?;
         let row = rows.first().ok_or(StoreError::EpochOver)?;
         let state: String = row.get(4);

@@ -2,9 +2,10 @@
 -- The shared lock shows in pg_locks which backends are inside a chunk of this run.
 select c.state, c.rows_done, c.after_key, c.upto_key, r.state, r.control_version, coalesce(c.source_seq, c.seq),
        (pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn)::int8, c.stripe, c.stripes,
-       -- With keys that are whole numbers, whether those of the slice fill a good part of it.
-       coalesce($6 and c.stripes > 1
-                and c.upto_key[1]::numeric - c.after_key[1]::numeric <= 4 * c.keys::bigint * c.stripes, false),
+       -- Where remainders decide the stripe, so that keys are single whole numbers: whether those of the slice fill a good part of it.
+       case when c.stripes > 1 and r.key->0->>3 = '%'
+            then coalesce(c.upto_key[1]::numeric - c.after_key[1]::numeric <= 4 * c.keys::bigint * c.stripes, false)
+            else false end,
        pg_catalog.pg_stat_get_xact_tuples_hot_updated(r.table_oid), pg_catalog.pg_try_advisory_xact_lock_shared($4, $5)
   from {schema}.chunk c
   join {schema}.run r using (run_id)
