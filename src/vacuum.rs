@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
-use crate::db::{Database, lock};
 use crate::diagnostic::Diagnostic;
 use crate::document::Section;
 use crate::sql::{Ident, QualifiedName};
@@ -153,13 +152,20 @@ pub enum Outcome {
     Forbidden(String),
 }
 
-/// Vacuums a table once, on a connection that is thrown away afterwards. `gently` lets the server pause on the way, as autovacuum does; not
-/// begun any more once it `is_unwanted`.
+/// How to vacuum.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// Whether the server pauses on the way, as autovacuum does.
+    pub is_gentle: bool,
+    /// Whether a transaction pooler stands in between.
+    pub is_pooled: bool,
+}
+
+/// Vacuums a table once, on a connection that is thrown away afterwards; not begun any more once it `is_unwanted`.
 pub async fn vacuum(
-    database: &Database,
     client: &Client,
     (oid, table): (u32, &QualifiedName),
-    gently: bool,
+    manner: Manner,
     is_unwanted: &AtomicBool,
 ) -> Result<Outcome, Error> {
     match look(client, oid, table).await? {
@@ -167,9 +173,9 @@ pub async fn vacuum(
         other => return Ok(other),
     }
     // Behind a pooler a setting would reach another session than the vacuum.
-    if matches!(lock::is_pooled(database, client).await, Ok(false)) {
+    if !manner.is_pooled {
         client.batch_execute("SET statement_timeout = 0").await?;
-        if gently {
+        if manner.is_gentle {
             client.batch_execute("SET vacuum_cost_delay = '2ms'").await?;
         }
     }
@@ -192,17 +198,9 @@ pub async fn is_in_the_way(client: &Client, oid: u32) -> Result<bool, Error> {
 
 /// Whether a vacuum may run and would remove anything.
 async fn look(client: &Client, oid: u32, table: &QualifiedName) -> Result<Outcome, Error> {
-    let version: i32 = client
-        .query_typed("select current_setting('server_version_num')::int", &[])
-        .await?
-        .first()
-        .map_or(0, |row| row.get(0));
-    let maintains = match version {
-        170_000.. => "pg_catalog.has_table_privilege(c.oid, 'maintain')",
-        _ => "false",
-    };
-    let sql = format!(
-        "select pg_catalog.pg_has_role(c.relowner, 'usage') or {maintains} or r.rolsuper
+    // Older servers do not know the privilege; the CASE keeps them from being asked.
+    let sql = "select pg_catalog.pg_has_role(c.relowner, 'usage') or r.rolsuper
+                or case when v.n >= 170000 then pg_catalog.has_table_privilege(c.oid, 'maintain') else false end
                 or (not c.relisshared and pg_catalog.pg_has_role(d.datdba, 'usage')),
                 greatest(
                   (select max(extract(epoch from clock_timestamp() - a.xact_start)) from pg_catalog.pg_stat_activity a
@@ -217,15 +215,15 @@ async fn look(client: &Client, oid: u32, table: &QualifiedName) -> Result<Outcom
                 (select l.pid from pg_catalog.pg_locks l
                   where l.locktype = 'relation' and l.relation = c.oid and l.database = d.oid and l.granted
                     and l.mode = 'ShareUpdateExclusiveLock' limit 1),
-                r.rolname::text
-           from pg_catalog.pg_class c, pg_catalog.pg_database d, pg_catalog.pg_roles r
-          where c.oid = $1 and d.datname = current_database() and r.rolname = current_user"
-    );
-    let rows = client.query_typed(&sql, &[(&oid, Type::OID)]).await?;
+                r.rolname::text, v.n
+           from pg_catalog.pg_class c, pg_catalog.pg_database d, pg_catalog.pg_roles r,
+                (select current_setting('server_version_num')::int as n) v
+          where c.oid = $1 and d.datname = current_database() and r.rolname = current_user";
+    let rows = client.query_typed(sql, &[(&oid, Type::OID)]).await?;
     let Some(row) = rows.first() else { return Ok(Outcome::Held("the table is gone".to_owned())) };
     if !row.get::<_, bool>(0) {
         let role = Ident::new(row.get::<_, String>(4));
-        return Ok(Outcome::Forbidden(match version {
+        return Ok(Outcome::Forbidden(match row.get::<_, i32>(5) {
             170_000.. => format!("GRANT MAINTAIN ON {table} TO {role};"),
             _ => format!("run as the owner of {table}, or GRANT its owner TO {role};"),
         }));

@@ -25,6 +25,7 @@ pub struct LockKey {
 /// A held lock. Its connection is outside the pool's circulation until it is dropped.
 pub struct RunLock {
     connection: Object,
+    is_pooled: bool,
 }
 
 /// Whether the lock was to be had.
@@ -38,8 +39,8 @@ pub enum Attempt {
 /// Tries to take the lock, without waiting.
 pub async fn try_acquire(database: &Database, key: LockKey) -> Result<Attempt, AcquireError> {
     let connection = database.get().await?;
-    let pooled = is_pooled(database, &connection).await?;
-    let function = if pooled {
+    let is_pooled = is_pooled(database, &connection).await?;
+    let function = if is_pooled {
         connection
             .batch_execute("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
             .await?;
@@ -49,7 +50,7 @@ pub async fn try_acquire(database: &Database, key: LockKey) -> Result<Attempt, A
     };
     let asked = ask(&connection, function, key).await;
     match asked {
-        Ok(Asked::Held) => Ok(Attempt::Held(Box::new(RunLock { connection }))),
+        Ok(Asked::Held) => Ok(Attempt::Held(Box::new(RunLock { connection, is_pooled }))),
         Ok(Asked::Taken(holder)) => {
             super::roll_back(connection).await;
             Ok(Attempt::Taken(holder))
@@ -101,6 +102,11 @@ impl RunLock {
     /// Whether the connection that carries the lock still stands.
     pub fn is_alive(&self) -> bool {
         !self.connection.is_closed()
+    }
+
+    /// Whether a transaction pooler stood between us and the server when it was taken.
+    pub fn is_pooled(&self) -> bool {
+        self.is_pooled
     }
 
     /// Gives the lock back by closing its connection, which also ends the transaction behind a pooler.

@@ -15,7 +15,7 @@ use super::dispatcher::Dispatcher;
 use super::worker::Note;
 use crate::event::Event;
 use crate::throttle::Verdict;
-use crate::vacuum::{Outcome, Pressure};
+use crate::vacuum::{Manner, Outcome, Pressure};
 
 /// How long the end of a run waits for its vacuum. Past that it is cancelled; what it has done stays done.
 const END_MAX: Duration = Duration::from_secs(30);
@@ -79,7 +79,7 @@ impl Vacuums {
 
 async fn vacuum(
     work: &Work,
-    gently: bool,
+    manner: Manner,
     is_unwanted: &AtomicBool,
     notes: tokio::sync::mpsc::UnboundedSender<Note>,
 ) -> Result<Outcome, String> {
@@ -88,7 +88,7 @@ async fn vacuum(
     let client = Object::take(client);
     let _ = notes.send(Note::Vacuuming(client.cancel_token()));
     let target = (work.table.oid, &work.table.name);
-    let done = crate::vacuum::vacuum(&work.database, &client, target, gently, is_unwanted).await;
+    let done = crate::vacuum::vacuum(&client, target, manner, is_unwanted).await;
     done.map_err(|error| crate::db::message(&error))
 }
 
@@ -99,17 +99,20 @@ impl Dispatcher<'_> {
             return;
         }
         let verdict = self.ask_throttle();
-        let gently = match verdict {
+        let is_gentle = match verdict {
             Verdict::Hold(_) => return,
             Verdict::Slow(..) => true,
             Verdict::Proceed => !self.pacing.limits.rate.value.is_unlimited(),
         };
+        // Without the lock nobody knows at this moment.
+        let is_pooled = self.lock.as_ref().is_none_or(|lock| lock.is_pooled());
+        let manner = Manner { is_gentle, is_pooled };
         let (work, notes) = (self.work.clone(), self.notes.0.clone());
         self.vacuums.dead = self.vacuums.pressure.begin();
         self.vacuums.since = std::mem::replace(&mut self.vacuums.began, Instant::now());
         let is_unwanted = Arc::new(AtomicBool::new(false));
         (self.vacuums.is_unwanted, self.vacuums.unwanted) = (is_unwanted.clone(), None);
-        self.vacuums.task.spawn(async move { vacuum(&work, gently, &is_unwanted, notes).await });
+        self.vacuums.task.spawn(async move { vacuum(&work, manner, &is_unwanted, notes).await });
     }
 
     /// A vacuum has ended: it is told, and counted in the run's tables.

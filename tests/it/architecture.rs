@@ -18,7 +18,7 @@ const MAY_USE: [(&str, &[&str]); 24] = [
         "settings",
         &["budget", "calendar", "diagnostic", "document", "event", "signal", "units", "vacuum"],
     ),
-    ("vacuum", &["db", "diagnostic", "document", "sql"]),
+    ("vacuum", &["diagnostic", "document", "sql"]),
     ("undo", &[]),
     (
         "spec",
