@@ -206,7 +206,7 @@ impl Report {
                 window,
                 window_until: window_until.flatten(),
             },
-            storage: StorageReport::new(store.storage(client, run.run_id).await?),
+            storage: StorageReport::new(store.storage(client, run.run_id).await?, sums.hot),
             spent_s: run.last.spent,
             quarantined: store.quarantined(client, run.run_id, LISTED).await?,
             failed_chunks: store.failed_chunks(client, run.run_id, LISTED).await?,

@@ -91,7 +91,8 @@ pub(super) async fn drive(
     // Read again: an operator may have tuned it between our first look and the lock.
     let run = ctx.store.run(&client, run.run_id).await?;
     let cut_by = if plan.way.striping.is_some() { "stripes" } else { "key" };
-    ctx.store.note_storage(&client, run.run_id, cut_by).await?;
+    let sizes = (plan.table.heap_bytes, plan.table.index_bytes);
+    ctx.store.note_storage(&client, run.run_id, cut_by, sizes).await?;
     let sums = ctx.store.sums(&client, run.run_id).await?;
     let quarantined = ctx.store.count_quarantined(&client, run.run_id).await?;
     drop(client);

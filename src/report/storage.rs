@@ -42,12 +42,12 @@ pub struct StorageReport {
 }
 
 impl StorageReport {
-    pub(super) fn new(storage: Storage) -> StorageReport {
+    pub(super) fn new(storage: Storage, hot: Option<(i64, i64)>) -> StorageReport {
         let (before, now) = (storage.before.unzip(), storage.now.unzip());
         let share = |(hot, of): (i64, i64)| (of > 0).then(|| hot as f64 / of as f64);
         StorageReport {
             cut_by: storage.cut_by,
-            hot_share: storage.hot.and_then(share),
+            hot_share: hot.and_then(share),
             heap_bytes_before: before.0,
             heap_bytes: now.0,
             index_bytes_before: before.1,

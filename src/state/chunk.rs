@@ -105,6 +105,8 @@ pub struct Sums {
     pub last_settled_at: Option<String>,
     /// Index entries in the chunks that the newest runner did.
     pub keys_here: i64,
+    /// HOT updates, and the rows written where they were counted; none where nobody counted.
+    pub hot: Option<(i64, i64)>,
 }
 
 /// The chunk map as evidence.

@@ -20,14 +20,23 @@ pub struct Storage {
     pub wal: (i64, i64),
     /// The table's name as SQL; none when it is gone.
     pub table: Option<String>,
-    /// HOT updates, and the rows written where they were counted.
-    pub hot: Option<(i64, i64)>,
 }
 
 impl Store {
     /// Writes down, once for a run, how it is cut and how large the table is.
-    pub async fn note_storage(&self, client: &Client, run_id: i64, cut_by: &str) -> Result<()> {
-        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&cut_by, Type::TEXT)];
+    pub async fn note_storage(
+        &self,
+        client: &Client,
+        run_id: i64,
+        cut_by: &str,
+        (heap_bytes, index_bytes): (i64, i64),
+    ) -> Result<()> {
+        let params: [Param<'_>; 4] = [
+            (&run_id, Type::INT8),
+            (&cut_by, Type::TEXT),
+            (&heap_bytes, Type::INT8),
+            (&index_bytes, Type::INT8),
+        ];
         self.rows(client, "note the table's size", &self.sql.note_storage, &params).await.map(drop)
     }
 
@@ -51,7 +60,6 @@ impl Store {
             vacuums: (row.get(5), row.get(6)),
             wal: (row.get(7), row.get(8)),
             table: row.get(9),
-            hot: pair(10, 11),
         })
     }
 }

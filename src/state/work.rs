@@ -361,6 +361,7 @@ impl Store {
             keys_cut: row.get(5),
             last_settled_at: row.get(6),
             keys_here: row.get(7),
+            hot: row.get::<_, Option<i64>>(8).zip(row.get(9)),
         })
     }
 

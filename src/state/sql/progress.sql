@@ -6,6 +6,8 @@ select count(*) filter (where state = 'done'),
        coalesce(sum(keys) filter (where state = 'done'), 0)::bigint,
        coalesce(sum(keys), 0)::bigint,
        to_json(max(settled_at))#>>'{}',
-       coalesce(sum(keys) filter (where settled_epoch = (select epoch from {schema}.run where run_id = $1)), 0)::bigint
+       coalesce(sum(keys) filter (where settled_epoch = (select epoch from {schema}.run where run_id = $1)), 0)::bigint,
+       sum(rows_hot)::bigint,
+       sum(rows_done) filter (where rows_hot is not null)::bigint
   from {schema}.chunk
  where run_id = $1

@@ -7,8 +7,6 @@ with tree as (
 select r.cut_by, r.heap_bytes, r.index_bytes,
        (select sum(pg_catalog.pg_relation_size(relid)) from tree)::int8,
        (select sum(pg_catalog.pg_indexes_size(relid)) from tree)::int8,
-       r.vacuums, r.vacuum_ms, r.wal_bytes, r.wal_rows, (select relid::regclass::text from tree where relid = r.table_oid limit 1),
-       (select sum(rows_hot) from {schema}.chunk c where c.run_id = r.run_id)::int8,
-       (select sum(rows_done) from {schema}.chunk c where c.run_id = r.run_id and rows_hot is not null)::int8
+       r.vacuums, r.vacuum_ms, r.wal_bytes, r.wal_rows, (select relid::regclass::text from tree where relid = r.table_oid limit 1)
   from {schema}.run r
  where r.run_id = $1
