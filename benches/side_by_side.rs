@@ -347,20 +347,9 @@ fn in_loop(bench: &Bench, shape: &Shape, job: &Job) {
 /// A batch of 1,000 by key, locked and then updated; its cursor is the last key that comes back.
 fn pgroll(bench: &Bench, shape: &Shape, job: &Job) {
     let key = key_list(shape);
-    let same = shape
-        .key
-        .iter()
-        .map(|(name, _, _)| format!("big.{name} = batch.{name}"))
-        .collect::<Vec<_>>()
-        .join(" and ");
-    let returned =
-        shape.key.iter().map(|(name, _, _)| format!("big.{name}")).collect::<Vec<_>>().join(", ");
-    let texts = shape
-        .key
-        .iter()
-        .map(|(name, _, _)| format!("last_value({name}::text) over ()"))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let same = each(shape, " and ", |name| format!("big.{name} = batch.{name}"));
+    let returned = each(shape, ", ", |name| format!("big.{name}"));
+    let texts = each(shape, ", ", |name| format!("last_value({name}::text) over ()"));
     let todo = if job.todo.is_empty() { "true" } else { job.todo };
     let mut last: Option<Vec<String>> = None;
     loop {
@@ -368,15 +357,17 @@ fn pgroll(bench: &Bench, shape: &Shape, job: &Job) {
             || "true".to_owned(),
             |last| format!("({key}) > ({})", literals(shape, last)),
         );
-        let rows = bench.rows_of(&format!(
+        last = key_of(
+            bench,
+            shape,
+            &format!(
             "with batch as (select {key} from big where {todo} and {after} order by {key} limit 1000 for no key update),
                   update as (update big set {} from batch where {same} returning {returned})
              select {texts} from (select * from update order by {key}) done limit 1",
             job.set
         ));
-        match rows.first() {
-            Some(row) => last = Some((0..shape.key.len()).map(|i| row.get(i)).collect()),
-            None => return,
+        if last.is_none() {
+            return;
         }
     }
 }
@@ -384,19 +375,15 @@ fn pgroll(bench: &Bench, shape: &Shape, job: &Job) {
 /// Batches of 1,000 keys found by offset, each updated in ranges of 100.
 fn gitlab(bench: &Bench, shape: &Shape, job: &Job) {
     let key = key_list(shape);
-    let texts =
-        shape.key.iter().map(|(name, _, _)| format!("{name}::text")).collect::<Vec<_>>().join(", ");
-    let mut from: Option<Vec<String>> = bench
-        .rows_of(&format!("select {texts} from big order by {key} limit 1"))
-        .first()
-        .map(|row| (0..shape.key.len()).map(|i| row.get(i)).collect());
+    let texts = each(shape, ", ", |name| format!("{name}::text"));
+    let mut from = key_of(bench, shape, &format!("select {texts} from big order by {key} limit 1"));
     while let Some(start) = from {
         let at_least = format!("({key}) >= ({})", literals(shape, &start));
-        let rows = bench.rows_of(&format!(
-            "select {texts} from big where {at_least} order by {key} limit 1 offset 100"
-        ));
-        let next: Option<Vec<String>> =
-            rows.first().map(|row| (0..shape.key.len()).map(|i| row.get(i)).collect());
+        let next = key_of(
+            bench,
+            shape,
+            &format!("select {texts} from big where {at_least} order by {key} limit 1 offset 100"),
+        );
         let below = next
             .as_ref()
             .map_or_else(String::new, |next| format!(" and ({key}) < ({})", literals(shape, next)));
@@ -408,9 +395,8 @@ fn gitlab(bench: &Bench, shape: &Shape, job: &Job) {
 /// A loop in the database that commits every 10,000 keys.
 fn procedure(bench: &Bench, shape: &Shape, job: &Job) {
     let key = key_list(shape);
-    let names: Vec<&str> = shape.key.iter().map(|(name, _, _)| *name).collect();
-    let last = names.iter().map(|name| format!("last.{name}")).collect::<Vec<_>>().join(", ");
-    let next = names.iter().map(|name| format!("next.{name}")).collect::<Vec<_>>().join(", ");
+    let last = each(shape, ", ", |name| format!("last.{name}"));
+    let next = each(shape, ", ", |name| format!("next.{name}"));
     bench.sql(&format!(
         "create or replace procedure walk() language plpgsql as $$
          declare last big; next big;
@@ -434,8 +420,19 @@ fn procedure(bench: &Bench, shape: &Shape, job: &Job) {
     bench.sql("call walk()");
 }
 
+/// Something of each column of the key.
+fn each(shape: &Shape, separator: &str, render: impl Fn(&str) -> String) -> String {
+    shape.key.iter().map(|(name, _, _)| render(name)).collect::<Vec<_>>().join(separator)
+}
+
 fn key_list(shape: &Shape) -> String {
-    shape.key.iter().map(|(name, _, _)| *name).collect::<Vec<_>>().join(", ")
+    each(shape, ", ", str::to_owned)
+}
+
+/// The key that a query yields as text, if any.
+fn key_of(bench: &Bench, shape: &Shape, sql: &str) -> Option<Vec<String>> {
+    let rows = bench.rows_of(sql);
+    rows.first().map(|row| (0..shape.key.len()).map(|i| row.get(i)).collect())
 }
 
 fn literals(shape: &Shape, values: &[String]) -> String {

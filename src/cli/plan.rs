@@ -84,7 +84,7 @@ fn estimate(plan: &Plan, rehearsed: &Rehearsed, limits: &Limits) -> Option<Estim
     let share = (to_do / (plan.table_rows.max(1) as f64)).clamp(0.001, 1.0);
     let unlimited = to_do * ms_per_row / 1000.0 / f64::from(limits.workers.value);
     // The rehearsed chunk found no stripe before it.
-    let hot_share = plan.way.striping.map_or(0.0, |_| plan.forecast(None).hot_share);
+    let hot_share = plan.way.striping.map_or(0.0, |_| plan.hot_share());
     let wal_per_row = rehearsal.wal_bytes as f64 / rows * (1.0 - hot_share * HOT_SAVES);
     let paced = to_do / limits.rate.value.as_rows(wal_per_row);
     Some(Estimate {

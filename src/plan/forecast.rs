@@ -42,7 +42,8 @@ impl Plan {
         }
     }
 
-    fn hot_share(&self) -> f64 {
+    /// Part of the updates that will be HOT, where there is anything to go by.
+    pub fn hot_share(&self) -> f64 {
         if let Some(striping) = self.way.striping {
             let found = if self.key.is_by_remainder() { HOT_BY_REMAINDER } else { HOT_BY_HASH };
             return (1.0 - 1.0 / f64::from(striping.k)) * found;

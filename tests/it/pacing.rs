@@ -281,16 +281,7 @@ impl Own {
     }
 
     fn waits_for(&self, words: &str) {
-        let mut seen = Vec::new();
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-        while !self.reason().contains(words) {
-            let reason = self.reason();
-            if seen.last() != Some(&reason) {
-                seen.push(reason);
-            }
-            assert!(std::time::Instant::now() < deadline, "{words}: {seen:#?}");
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        wait_for(words, || self.reason().contains(words));
     }
 }
 

@@ -7,7 +7,7 @@ use tokio_postgres::error::SqlState;
 use super::lint::{Live, live};
 use crate::migrate::facts::Change;
 use crate::migrate::trace::Observed;
-use crate::sql::Ident;
+use crate::sql::{Ident, QualifiedName};
 
 /// How long a plan looks for rows that a new unique index would fail on, in milliseconds: what the table's own readers would not notice.
 const TWINS_MS: u32 = 5000;
@@ -30,10 +30,8 @@ pub(super) async fn look_for_twins(client: &Object, seen: &Observed) -> Vec<Valu
         let Ok(Live { oid: 1.., .. }) = live(client, table).await else { continue };
         let list = columns.iter().map(|column| Ident::new(column).to_string()).collect::<Vec<_>>();
         let same: Vec<String> = list.iter().map(|column| format!("{column} IS NOT NULL")).collect();
-        let name = table.split_once('.').map_or_else(
-            || Ident::new(table).to_string(),
-            |(schema, table)| format!("{}.{}", Ident::new(schema), Ident::new(table)),
-        );
+        let Some((schema, name)) = table.split_once('.') else { continue };
+        let name = QualifiedName::new(schema, name);
         let values: Vec<String> = list.iter().map(|column| format!("{column}::text")).collect();
         let list = list.join(", ");
         let sql = format!(
