@@ -2,7 +2,7 @@
 //!
 //! Every turn: start what may start, cut when the queue runs low, then wait for the first of: a chunk's end, a signal, a request, a
 //! payment or a delay that has come due. Nothing else holds state, so there is nothing to lock. What a chunk's error leads to is
-//! in the `recovery` module, requests from other sessions in the `control` module.
+//! in the `recovery` module, where chunks come from in `supply`, requests from other sessions in the `control` module.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::sizer::Sizer;
 use super::stripes::Stripes;
 use super::vacuuming::Vacuums;
 use super::worker::{Attempt, Note, Settled};
-use super::{Outcome, Setback, Stop, Work, chunk_bounds, chunker, pool_size, worker};
+use super::{Outcome, Setback, Stop, Work, chunk_bounds, pool_size, worker};
 use crate::db::lock::RunLock;
 use crate::event::{Event, Listener};
 use crate::plan::Striping;
@@ -31,17 +31,8 @@ use crate::vacuum::Pressure;
 /// How often requests are read when no chunk's claim brings them.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Chunks to keep ready for each worker: one being cut while one runs. More would be cut with a size that no longer fits.
-const READY_PER_WORKER: usize = 2;
-
-/// Under a rate limit, the share of a second's rows that one chunk may span: the load stays even and a stop takes hold quickly.
-const RATE_SHARE: f64 = 0.25;
-
 /// How often listeners are told the values of a reason that stays the same, such as a lag.
 const TELL_EVERY: Duration = Duration::from_secs(5);
-
-/// Pending chunks read at once when a run is taken up again.
-const PAGE: i64 = 1_000;
 
 /// A chunk that a worker has.
 pub(super) struct InFlight {
@@ -97,9 +88,9 @@ pub struct Dispatcher<'l> {
     pub(super) in_flight: HashMap<i64, InFlight>,
     tasks: JoinSet<(Chunk, Attempt)>,
     /// The cut under way; at most one.
-    cuts: JoinSet<Result<Sliced, Setback>>,
+    pub(super) cuts: JoinSet<Result<Sliced, Setback>>,
     /// Chunks ready below which more are cut.
-    low: usize,
+    pub(super) low: usize,
     pub(super) notes: (mpsc::UnboundedSender<Note>, mpsc::UnboundedReceiver<Note>),
     pub(super) sizer: Sizer,
     pub(super) stripes: Stripes,
@@ -119,11 +110,11 @@ pub struct Dispatcher<'l> {
     /// When the server was first and last found missing, in one stretch.
     pub(super) absent: Option<(Instant, Instant)>,
     pub(super) control_version: i32,
-    fully_cut: bool,
+    pub(super) fully_cut: bool,
     /// The highest chunk number seen; chunks of an unanswered commit have higher ones.
     pub(super) seen_seq: i64,
-    paged_seq: i64,
-    has_pages: bool,
+    pub(super) paged_seq: i64,
+    pub(super) has_pages: bool,
     pub(super) cut_due: Option<Instant>,
     /// Cuts in a row that ran into their time.
     pub(super) cut_failures: u32,
@@ -280,96 +271,6 @@ impl<'l> Dispatcher<'l> {
             self.is_unpublished = true;
         }
         verdict
-    }
-
-    fn wants_chunks(&self) -> bool {
-        let is_low = self.queue.ready() < self.low && self.cuts.is_empty();
-        let has_more = self.has_pages || self.must_reload || !self.fully_cut;
-        let is_due = self.cut_due.is_none_or(|due| due <= Instant::now());
-        self.ending.is_none() && is_low && has_more && is_due
-    }
-
-    /// Pending chunks of earlier runners first, then new ones from the index.
-    async fn fetch_chunks(&mut self) {
-        if !self.has_pages && !self.must_reload {
-            return self.cut();
-        }
-        match self.load().await {
-            Ok(()) => self.cut_due = None,
-            Err(setback) => self.cut_failed(setback),
-        }
-    }
-
-    /// Before the end is told, the chunks themselves are asked: one whose creation was committed without an answer reaching us may
-    /// still be open. True when there is something left to do or to ask again.
-    async fn find_forgotten(&mut self) -> bool {
-        let found = match self.work.database.get().await {
-            Err(error) => Err(Setback::from_connect(&error)),
-            Ok(client) => {
-                let found = self.work.store.pending(&client, self.work.run_id, 0, PAGE).await;
-                found.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))
-            }
-        };
-        match found {
-            Ok(chunks) => {
-                self.saw(&chunks);
-                let is_any = !chunks.is_empty();
-                self.queue.append(chunks);
-                is_any
-            }
-            Err(setback) => {
-                self.cut_failed(setback);
-                true
-            }
-        }
-    }
-
-    async fn load(&mut self) -> Result<(), Setback> {
-        let client =
-            self.work.database.get().await.map_err(|error| Setback::from_connect(&error))?;
-        let from = if self.has_pages { self.paged_seq } else { self.seen_seq };
-        let chunks = self.work.store.pending(&client, self.work.run_id, from, PAGE).await;
-        let chunks = chunks.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))?;
-        let first_new = self.start.next_seq;
-        if self.has_pages {
-            let chunks: Vec<Chunk> =
-                chunks.into_iter().filter(|chunk| chunk.seq < first_new).collect();
-            self.has_pages = chunks.len() as i64 == PAGE;
-            self.paged_seq = chunks.last().map_or(self.paged_seq, |chunk| chunk.seq);
-            self.queue.append(chunks);
-        } else {
-            self.must_reload = false;
-            self.saw(&chunks);
-            self.queue.append(chunks);
-        }
-        Ok(())
-    }
-
-    /// Cuts beside the workers: a window of stripes takes as long as several chunks.
-    fn cut(&mut self) {
-        let size = f64::from(self.sizer.size()).min(self.pacing.rows_within(RATE_SHARE)) as u32;
-        let workers = self.pacing.limits.workers.value;
-        let cutting = self.stripes.cutting(size, workers, workers * READY_PER_WORKER as u32);
-        let passes_end = if cutting.stripes > 1 { cutting.count as usize } else { 0 };
-        self.low = passes_end.max(workers as usize * READY_PER_WORKER / 2);
-        let work = self.work.clone();
-        self.cuts.spawn(async move { chunker::cut(&work, cutting).await });
-    }
-
-    fn was_cut(&mut self, sliced: Result<Sliced, Setback>) {
-        match sliced {
-            Ok(sliced) => {
-                (self.cut_due, self.cut_failures) = (None, 0);
-                self.saw(&sliced.chunks);
-                self.fully_cut = sliced.fully_cut;
-                self.queue.append(sliced.chunks);
-            }
-            Err(setback) => self.cut_failed(setback),
-        }
-    }
-
-    pub(super) fn saw(&mut self, chunks: &[Chunk]) {
-        self.seen_seq = chunks.iter().map(|chunk| chunk.seq).fold(self.seen_seq, i64::max);
     }
 
     /// Waits for the first thing to happen. Every branch is cancel-safe: joining, receiving, watching and sleeping lose nothing when

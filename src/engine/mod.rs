@@ -19,6 +19,7 @@ mod recovery;
 pub mod retry;
 pub mod sizer;
 mod stripes;
+mod supply;
 mod vacuuming;
 pub mod worker;
 

@@ -208,3 +208,41 @@ pub fn fill_warning(table: &Table, is_plain: bool) -> Option<String> {
         "fillfactor is 100: on full pages the first update of a page finds no room and is not HOT".to_owned()
     })
 }
+
+/// Before-images that a publication would carry along.
+pub fn capture_refusal(publications: &[String]) -> Refusal {
+    Refusal::new(
+        format!("publication {} would carry the before-images", publications.join(", ")),
+        "their table is made anew for each run, so no subscriber can have it beforehand, and it would stop applying changes",
+        "publish a list of tables instead of all; or give up exact reversal: `[undo]` with `mode = \"none\"`",
+    )
+}
+
+/// State tables that a publication would carry along.
+pub fn publication_refusal(publications: &[String]) -> Refusal {
+    Refusal::new(
+        format!(
+            "publication {} would carry the state tables to its subscribers",
+            publications.join(", ")
+        ),
+        "subscribers that do not have them stop applying changes, the application's included",
+        "create them on every subscriber (`backfill doctor --ddl` prints the statements), then add --subscribers-prepared",
+    )
+}
+
+/// A published table whose updates the server refuses.
+pub fn identity_refusal(table: &Table, published: &[String]) -> Option<Refusal> {
+    let has_primary = table.indexes.iter().any(|index| index.is_primary);
+    let lacks_identity = match table.replica_identity.as_str() {
+        "n" => true,
+        "d" => !has_primary,
+        _ => false,
+    };
+    (lacks_identity && !published.is_empty()).then(|| {
+        Refusal::new(
+            format!("{} is published for updates but has no replica identity", table.name.plain()),
+            "the server refuses every update of it",
+            format!("ALTER TABLE {} REPLICA IDENTITY USING INDEX …;", table.name),
+        )
+    })
+}

@@ -23,7 +23,10 @@ use tokio_postgres::Client;
 
 pub use capture::Keep;
 pub use checks::Refusal;
-use checks::{choose_key, server_refusal, table_refusals, table_warnings};
+use checks::{
+    capture_refusal, choose_key, identity_refusal, publication_refusal, server_refusal,
+    table_refusals, table_warnings,
+};
 pub use forecast::Forecast;
 use judge::{check_statement, has_few_values, judge_all, remaining, targets};
 pub use order::{Striping, Way};
@@ -393,40 +396,5 @@ fn image_fields(builder: &Builder<'_>, table: &Table) -> Vec<Field> {
             is_boxed: column.is_no_element,
         };
         table.column(column).map(field).unwrap_or_default()
-    })
-}
-
-fn capture_refusal(publications: &[String]) -> Refusal {
-    Refusal::new(
-        format!("publication {} would carry the before-images", publications.join(", ")),
-        "their table is made anew for each run, so no subscriber can have it beforehand, and it would stop applying changes",
-        "publish a list of tables instead of all; or give up exact reversal: `[undo]` with `mode = \"none\"`",
-    )
-}
-
-fn publication_refusal(publications: &[String]) -> Refusal {
-    Refusal::new(
-        format!(
-            "publication {} would carry the state tables to its subscribers",
-            publications.join(", ")
-        ),
-        "subscribers that do not have them stop applying changes, the application's included",
-        "create them on every subscriber (`backfill doctor --ddl` prints the statements), then add --subscribers-prepared",
-    )
-}
-
-fn identity_refusal(table: &Table, published: &[String]) -> Option<Refusal> {
-    let has_primary = table.indexes.iter().any(|index| index.is_primary);
-    let lacks_identity = match table.replica_identity.as_str() {
-        "n" => true,
-        "d" => !has_primary,
-        _ => false,
-    };
-    (lacks_identity && !published.is_empty()).then(|| {
-        Refusal::new(
-            format!("{} is published for updates but has no replica identity", table.name.plain()),
-            "the server refuses every update of it",
-            format!("ALTER TABLE {} REPLICA IDENTITY USING INDEX …;", table.name),
-        )
     })
 }

@@ -3,15 +3,12 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::checks::{Refusal, choose_key, table_refusals};
+use super::checks::{Refusal, choose_key, identity_refusal, publication_refusal, table_refusals};
 use super::resolve::{check_columns, find_table};
 use super::restore::Restore;
 use super::statement::Builder;
 use super::table::{Column, Table};
-use super::{
-    Accepted, Plan, PlanError, Way, identity_refusal, publication_refusal, surroundings, targets,
-    usable_server,
-};
+use super::{Accepted, Plan, PlanError, Way, surroundings, targets, usable_server};
 use crate::db::Session;
 use crate::spec::Spec;
 use crate::sql::{Ident, QualifiedName};

@@ -4,6 +4,7 @@
 //! worker can run them inside the chunk's transaction. Everything about progress is derived from the chunks.
 
 mod chunk;
+mod cutting;
 mod images;
 mod records;
 mod revision;

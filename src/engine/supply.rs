@@ -1,0 +1,111 @@
+//! Where chunks come from: those that earlier runners left, then new ones, cut beside the workers.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::chunker::Sliced;
+use super::dispatcher::Dispatcher;
+use super::{Setback, chunker};
+use crate::state::Chunk;
+
+/// Chunks to keep ready for each worker: one being cut while one runs. More would be cut with a size that no longer fits.
+const READY_PER_WORKER: usize = 2;
+
+/// Under a rate limit, the share of a second's rows that one chunk may span: the load stays even and a stop takes hold quickly.
+const RATE_SHARE: f64 = 0.25;
+
+/// Pending chunks read at once when a run is taken up again.
+const PAGE: i64 = 1_000;
+
+impl Dispatcher<'_> {
+    pub(super) fn wants_chunks(&self) -> bool {
+        let is_low = self.queue.ready() < self.low && self.cuts.is_empty();
+        let has_more = self.has_pages || self.must_reload || !self.fully_cut;
+        let is_due = self.cut_due.is_none_or(|due| due <= Instant::now());
+        self.ending.is_none() && is_low && has_more && is_due
+    }
+
+    /// Pending chunks of earlier runners first, then new ones from the index.
+    pub(super) async fn fetch_chunks(&mut self) {
+        if !self.has_pages && !self.must_reload {
+            return self.cut();
+        }
+        match self.load().await {
+            Ok(()) => self.cut_due = None,
+            Err(setback) => self.cut_failed(setback),
+        }
+    }
+
+    /// Before the end is told, the chunks themselves are asked: one whose creation was committed without an answer reaching us may
+    /// still be open. True when there is something left to do or to ask again.
+    pub(super) async fn find_forgotten(&mut self) -> bool {
+        let found = match self.work.database.get().await {
+            Err(error) => Err(Setback::from_connect(&error)),
+            Ok(client) => {
+                let found = self.work.store.pending(&client, self.work.run_id, 0, PAGE).await;
+                found.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))
+            }
+        };
+        match found {
+            Ok(chunks) => {
+                self.saw(&chunks);
+                let is_any = !chunks.is_empty();
+                self.queue.append(chunks);
+                is_any
+            }
+            Err(setback) => {
+                self.cut_failed(setback);
+                true
+            }
+        }
+    }
+
+    async fn load(&mut self) -> Result<(), Setback> {
+        let client =
+            self.work.database.get().await.map_err(|error| Setback::from_connect(&error))?;
+        let from = if self.has_pages { self.paged_seq } else { self.seen_seq };
+        let chunks = self.work.store.pending(&client, self.work.run_id, from, PAGE).await;
+        let chunks = chunks.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))?;
+        let first_new = self.start.next_seq;
+        if self.has_pages {
+            let chunks: Vec<Chunk> =
+                chunks.into_iter().filter(|chunk| chunk.seq < first_new).collect();
+            self.has_pages = chunks.len() as i64 == PAGE;
+            self.paged_seq = chunks.last().map_or(self.paged_seq, |chunk| chunk.seq);
+            self.queue.append(chunks);
+        } else {
+            self.must_reload = false;
+            self.saw(&chunks);
+            self.queue.append(chunks);
+        }
+        Ok(())
+    }
+
+    /// Cuts beside the workers: a window of stripes takes as long as several chunks.
+    fn cut(&mut self) {
+        let size = f64::from(self.sizer.size()).min(self.pacing.rows_within(RATE_SHARE)) as u32;
+        let workers = self.pacing.limits.workers.value;
+        let cutting = self.stripes.cutting(size, workers, workers * READY_PER_WORKER as u32);
+        let passes_end = if cutting.stripes > 1 { cutting.count as usize } else { 0 };
+        self.low = passes_end.max(workers as usize * READY_PER_WORKER / 2);
+        let work = self.work.clone();
+        self.cuts.spawn(async move { chunker::cut(&work, cutting).await });
+    }
+
+    pub(super) fn was_cut(&mut self, sliced: Result<Sliced, Setback>) {
+        match sliced {
+            Ok(sliced) => {
+                (self.cut_due, self.cut_failures) = (None, 0);
+                self.saw(&sliced.chunks);
+                self.fully_cut = sliced.fully_cut;
+                self.queue.append(sliced.chunks);
+            }
+            Err(setback) => self.cut_failed(setback),
+        }
+    }
+
+    pub(super) fn saw(&mut self, chunks: &[Chunk]) {
+        self.seen_seq = chunks.iter().map(|chunk| chunk.seq).fold(self.seen_seq, i64::max);
+    }
+}
