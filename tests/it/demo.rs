@@ -13,10 +13,12 @@ fn traces(pid: u32) -> Vec<PathBuf> {
     entries.filter(|path| path.to_string_lossy().contains(&format!("backfill-pg-{pid}-"))).collect()
 }
 
-/// The postmaster of a demo process, while it is up.
+/// The postmaster of a demo process, while it is up. While `initdb` prepares the data the same file names servers without
+/// connections, as a negative number.
 fn postmaster(pid: u32) -> Option<i32> {
     let server = traces(pid).pop()?;
-    std::fs::read_to_string(server.join("data/postmaster.pid")).ok()?.lines().next()?.parse().ok()
+    let lock = std::fs::read_to_string(server.join("data/postmaster.pid")).ok()?;
+    lock.lines().next()?.parse().ok().filter(|postmaster| *postmaster > 0)
 }
 
 fn is_alive(pid: i32) -> bool {
@@ -56,8 +58,12 @@ fn a_signal_or_a_kill_leaves_nothing_behind() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
         let started = demo(&["--rows", "5000000"]);
         let pid = started.pid();
-        wait_for("the server is up", || postmaster(pid).is_some());
-        let server = postmaster(pid).unwrap();
+        let mut server = None;
+        wait_for("the server is up", || {
+            server = postmaster(pid);
+            server.is_some()
+        });
+        let server = server.unwrap();
         let project = || traces(pid).pop().is_some_and(|server| server.join("project").exists());
         wait_for("the demo loads rows", project);
         started.signal(signal);
