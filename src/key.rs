@@ -5,6 +5,10 @@
 //!
 //! Pure: knows no database.
 
+mod leaf;
+
+pub use leaf::{LEAF, Leaf, Leaves, Place};
+
 use crate::sql::Ident;
 
 /// One column of the key, in index order.

@@ -81,52 +81,58 @@ fn parse_every(text: &str) -> Result<Option<f64>, String> {
 #[derive(Clone, Debug)]
 pub struct Pressure {
     settings: Settings,
-    table_rows: f64,
+    parts: Vec<Part>,
     patience: f64,
     every: f64,
-    /// Row versions left dead since the last vacuum, and rows written in all, of these the HOT ones.
-    dead: f64,
+    /// Rows written in all, of these the HOT ones.
     rows: f64,
     hot: f64,
 }
 
+/// What is vacuumed by itself: the table, or a leaf of it.
+#[derive(Clone, Debug)]
+struct Part {
+    /// Rows that it has.
+    rows: f64,
+    /// Row versions left dead since its last vacuum.
+    dead: f64,
+}
+
 impl Pressure {
-    /// For a table of about so many rows; nothing is due before `patience` of them are written, as long as the share of HOT updates says
-    /// nothing yet.
-    pub fn new(settings: Settings, table_rows: i64, patience: f64) -> Pressure {
+    /// For a table of parts of about so many rows; nothing is due before `patience` of them are written, as long as the share of HOT
+    /// updates says nothing yet.
+    pub fn new(settings: Settings, parts: &[i64], patience: f64) -> Pressure {
         let every = settings.every.unwrap_or(EVERY);
-        let table_rows = table_rows as f64;
-        Pressure { settings, table_rows, patience, every, dead: 0.0, rows: 0.0, hot: 0.0 }
+        let parts = parts.iter().map(|rows| Part { rows: *rows as f64, dead: 0.0 }).collect();
+        Pressure { settings, parts, patience, every, rows: 0.0, hot: 0.0 }
     }
 
-    /// Learns from a settled chunk; where nobody counts HOT updates, none is one.
-    pub fn observe(&mut self, rows: i64, hot: Option<i64>) {
+    /// Learns from a settled chunk of a part; where nobody counts HOT updates, none is one.
+    pub fn observe(&mut self, part: usize, rows: i64, hot: Option<i64>) {
         let hot = hot.unwrap_or(0);
         self.rows += rows as f64;
         self.hot += hot as f64;
-        self.dead += (rows - hot) as f64;
+        self.put_back(part, rows - hot);
     }
 
     /// Puts back what [`Pressure::begin`] took: the vacuum did not happen.
-    pub fn put_back(&mut self, dead: i64) {
-        self.dead += dead as f64;
+    pub fn put_back(&mut self, part: usize, dead: i64) {
+        if let Some(part) = self.parts.get_mut(part) {
+            part.dead += dead as f64;
+        }
     }
 
-    /// Whether a vacuum is due.
-    pub fn is_due(&self) -> bool {
-        let limit = (self.table_rows * self.every).max(ROWS_MIN);
-        let is_told = self.rows >= self.patience;
-        self.settings.every.is_some()
-            && is_told
-            && self.dead >= limit
-            && self.hot < self.rows * MOSTLY_HOT
+    /// The part that a vacuum is due for.
+    pub fn due(&self) -> Option<usize> {
+        let is_told = self.rows >= self.patience && self.hot < self.rows * MOSTLY_HOT;
+        let is_due = |part: &Part| part.dead >= (part.rows * self.every).max(ROWS_MIN);
+        let wanted = self.settings.every.is_some() && is_told;
+        self.parts.iter().position(is_due).filter(|_| wanted)
     }
 
-    /// Row versions counted since the last vacuum began; counting starts anew.
-    pub fn begin(&mut self) -> i64 {
-        let dead = self.dead as i64;
-        self.dead = 0.0;
-        dead
+    /// Row versions of a part counted since its last vacuum began; counting starts anew.
+    pub fn begin(&mut self, part: usize) -> i64 {
+        self.parts.get_mut(part).map_or(0, |part| std::mem::take(&mut part.dead) as i64)
     }
 
     /// Learns what a vacuum took, of the time since the one before it began.
@@ -150,6 +156,8 @@ pub enum Outcome {
     Held(String),
     /// This role may not; what would change that.
     Forbidden(String),
+    /// There is no table any more.
+    Gone,
 }
 
 /// How to vacuum.
@@ -220,7 +228,7 @@ async fn look(client: &Client, oid: u32, table: &QualifiedName) -> Result<Outcom
                 (select current_setting('server_version_num')::int as n) v
           where c.oid = $1 and d.datname = current_database() and r.rolname = current_user";
     let rows = client.query_typed(sql, &[(&oid, Type::OID)]).await?;
-    let Some(row) = rows.first() else { return Ok(Outcome::Held("the table is gone".to_owned())) };
+    let Some(row) = rows.first() else { return Ok(Outcome::Gone) };
     if !row.get::<_, bool>(0) {
         let role = Ident::new(row.get::<_, String>(4));
         return Ok(Outcome::Forbidden(match row.get::<_, i32>(5) {
@@ -248,27 +256,41 @@ mod tests {
 
     #[test]
     fn it_is_due_after_a_part_of_the_table_that_is_not_hot() {
-        let mut pressure = Pressure::new(Settings::default(), 1_000_000, 0.0);
-        pressure.observe(99_999, Some(0));
-        assert!(!pressure.is_due());
-        pressure.observe(1, None);
-        assert!(pressure.is_due());
-        assert_eq!(pressure.begin(), 100_000);
-        assert!(!pressure.is_due());
-        let mut hot = Pressure::new(Settings::default(), 1_000_000, 0.0);
-        hot.observe(1_000_000, Some(700_000));
-        assert!(!hot.is_due(), "mostly HOT");
-        let mut off = Pressure::new(Settings { every: None }, 1_000_000, 0.0);
-        off.observe(1_000_000, None);
-        assert!(!off.is_due());
-        let mut small = Pressure::new(Settings::default(), 20_000, 0.0);
-        small.observe(9_999, None);
-        assert!(!small.is_due());
+        let mut pressure = Pressure::new(Settings::default(), &[1_000_000], 0.0);
+        pressure.observe(0, 99_999, Some(0));
+        assert_eq!(pressure.due(), None);
+        pressure.observe(0, 1, None);
+        assert_eq!(pressure.due(), Some(0));
+        assert_eq!(pressure.begin(0), 100_000);
+        assert_eq!(pressure.due(), None);
+        let mut hot = Pressure::new(Settings::default(), &[1_000_000], 0.0);
+        hot.observe(0, 1_000_000, Some(700_000));
+        assert_eq!(hot.due(), None, "mostly HOT");
+        let mut off = Pressure::new(Settings { every: None }, &[1_000_000], 0.0);
+        off.observe(0, 1_000_000, None);
+        assert_eq!(off.due(), None);
+        let mut small = Pressure::new(Settings::default(), &[20_000], 0.0);
+        small.observe(0, 9_999, None);
+        assert_eq!(small.due(), None);
+    }
+
+    #[test]
+    fn every_leaf_is_counted_by_itself() {
+        let mut pressure = Pressure::new(Settings::default(), &[1_000_000, 200_000, 0], 0.0);
+        pressure.observe(0, 90_000, None);
+        pressure.observe(1, 19_999, None);
+        assert_eq!(pressure.due(), None);
+        pressure.observe(1, 1, None);
+        assert_eq!(pressure.due(), Some(1));
+        assert_eq!(pressure.begin(1), 20_000);
+        assert_eq!(pressure.due(), None);
+        pressure.put_back(1, 20_000);
+        assert_eq!(pressure.due(), Some(1));
     }
 
     #[test]
     fn it_becomes_rarer_where_it_takes_too_long_and_comes_back() {
-        let mut pressure = Pressure::new(Settings::default(), 1_000_000, 0.0);
+        let mut pressure = Pressure::new(Settings::default(), &[1_000_000], 0.0);
         for _ in 0..9 {
             pressure.took(Duration::from_secs(2), Duration::from_secs(10));
         }

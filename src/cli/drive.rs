@@ -113,6 +113,7 @@ pub(super) async fn drive(
     });
     // The first passes of a window are the dear ones, and say nothing about the rest.
     let two_windows = plan.way.striping.map_or(0.0, |striping| window_max(striping) * 2.0);
+    let parts = plan.by_leaf().map_or(vec![plan.table_rows], |leaves| leaves.rows(plan.table_rows));
     let start = Start {
         chunk_rows: run
             .last
@@ -125,7 +126,7 @@ pub(super) async fn drive(
         quarantined,
         who: who(),
         striping: plan.way.striping,
-        pressure: Pressure::new(pace::vacuum(ctx, &spec), plan.table_rows, two_windows),
+        pressure: Pressure::new(pace::vacuum(ctx, &spec), &parts, two_windows),
     };
     let health = pace::health(ctx, &spec);
     let pace = Pace {
@@ -140,13 +141,14 @@ pub(super) async fn drive(
     let work = Work {
         database: ctx.database.clone(),
         store: Arc::new(crate::state::Store::new(ctx.store.schema().clone())),
-        sql: Arc::new(plan.sql),
         session: run.session.clone(),
         run_id: run.run_id,
         epoch,
         ceiling: run.ceiling.clone(),
+        leaves: run.leaves.clone(),
         table: TableRef { oid: plan.table.oid, name: plan.table.name.clone() },
-        counts_hot: plan.table.kind == "r" && plan.server.counts,
+        counts_hot: (plan.table.kind == "r" || run.leaves.is_some()) && plan.server.counts,
+        sql: Arc::new(plan.into_chunk_sql()),
         has_quarantine: quarantined > 0,
         caution: Arc::default(),
     };

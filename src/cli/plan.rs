@@ -12,7 +12,7 @@ use crate::calendar::week;
 use crate::engine::stripe_rows_max;
 use crate::event::{bytes, count, duration};
 use crate::key::Form;
-use crate::plan::{Accepted, Forecast, Plan, Rehearsal, rehearse};
+use crate::plan::{Accepted, ByLeaf, Forecast, LeafNow, Plan, Rehearsal, rehearse};
 use crate::settings::Limits;
 use crate::signal::Kind;
 use crate::spec::Spec;
@@ -122,6 +122,8 @@ fn as_json(
         "key": plan.key.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(),
         "key_index": plan.index,
         "ceiling": plan.ceiling.as_ref().map(|bound| &bound.0),
+        "leaves": plan.by_leaf().map(leaves_json),
+        "through_parent_because": plan.leaves.as_ref().and_then(|leaves| leaves.as_ref().err()),
         "statement": plan.sql.update.get(Form::WHOLE),
         "remaining": plan.remaining,
         "undo": plan.undo,
@@ -174,6 +176,9 @@ fn as_text(
             line("ceiling", format!("{ceiling} (rows inserted behind it are the application's)"));
         }
         None => line("ceiling", "none: the table is empty".to_owned()),
+    }
+    if let Some(leaves) = &plan.leaves {
+        line("leaves", leaves_text(leaves, verbose));
     }
     line("rows", format!("about {} of {} to write", big(plan.rows_to_do), big(plan.table_rows)));
     match rehearsed {
@@ -244,6 +249,39 @@ fn as_text(
     let statement = indent(plan.sql.update.get(Form::WHOLE));
     let next = format!("nothing was changed; start it with: backfill run {}", spec.name);
     format!("{head}\n{}\n  each chunk runs\n{statement}\n{next}", lines.join("\n"))
+}
+
+/// Leaves that are named without being asked for: what fits in a line.
+const NAMED: usize = 4;
+
+/// The leaves in the order of the run, or why they are gone through as one.
+fn leaves_text(leaves: &Result<ByLeaf, String>, verbose: bool) -> String {
+    let by_leaf = match leaves {
+        Ok(by_leaf) => by_leaf,
+        Err(reason) => return format!("gone through as one, through the parent: {reason}"),
+    };
+    let size = |leaf: &LeafNow| {
+        format!("{} {}", leaf.name.plain(), bytes(leaf.heap_bytes.max(0).unsigned_abs()))
+    };
+    let named = if verbose { by_leaf.now.len() } else { NAMED };
+    let mut names: Vec<String> = by_leaf.now.iter().take(named).map(size).collect();
+    if by_leaf.now.len() > named {
+        names.push(format!("and {} more (-v names them)", by_leaf.now.len() - named));
+    }
+    format!("{}, one after the other: {}", by_leaf.now.len(), names.join(", "))
+}
+
+fn leaves_json(by_leaf: &ByLeaf) -> Vec<serde_json::Value> {
+    let leaves = by_leaf.now.iter().zip(&by_leaf.leaves.0);
+    leaves
+        .map(|(now, leaf)| {
+            serde_json::json!({
+                "table": now.name.plain(),
+                "heap_bytes": now.heap_bytes,
+                "ceiling": leaf.ceiling.as_ref().map(|bound| &bound.0),
+            })
+        })
+        .collect()
 }
 
 /// What the table is expected to come to.

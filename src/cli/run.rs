@@ -80,13 +80,15 @@ pub(super) async fn register(
     let name = spec.name.as_str();
     let plan = make_plan(ctx, client, spec, flags).await?;
     ctx.store.install(client).await?;
+    let ceiling = plan.run_ceiling();
     let (digest, me, table_name) = (spec.digest(), who(), plan.table.name.plain());
     let new = NewRun {
         name,
         table_name: &table_name,
         table_oid: plan.table.oid,
         key: &plan.key,
-        ceiling: plan.ceiling.as_ref(),
+        ceiling: ceiling.as_ref(),
+        leaves: plan.by_leaf().map(|by_leaf| &by_leaf.leaves),
         spec: pinned(spec, &digest, &plan),
         session: &plan.session,
         table_rows_estimate: plan.table_rows,
@@ -291,7 +293,7 @@ async fn take_up(
         return finish_cancel(ctx, client, &run).await;
     }
     let passed = ctx.store.sums(&client, run.run_id).await?.keys_cut;
-    let plan = plan.with_key_of(&run.key, passed).keeping(&ctx.store.images(run.run_id));
+    let plan = plan.going_on_with(&run, passed).keeping(&ctx.store.images(run.run_id));
     drive(ctx, client, Job { spec, plan }, run, flags, next).await
 }
 

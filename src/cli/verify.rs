@@ -108,12 +108,14 @@ async fn by_chunk_map(ctx: &Context, client: &Object, name: &str) -> Result<Exit
         _ => ctx.newest_run(client, name).await?,
     };
     let mut is_proved = false;
+    let mut new_leaves = Vec::new();
     let mut said =
         format!("{name} has never been run, and the data cannot tell which rows are done");
     if let Some(run) = &run {
         let cover = ctx.store.cover(client, run.run_id).await?;
         let aside = ctx.store.count_quarantined(client, run.run_id).await?;
         is_proved = run.state == RunState::Succeeded && cover.is_complete() && aside == 0;
+        new_leaves = ctx.store.new_leaves(client, run.run_id).await?;
         said = if is_proved {
             format!(
                 "{name} is verified by its chunk map: {} chunks without gap or overlap up to the ceiling, all done; \
@@ -133,11 +135,22 @@ async fn by_chunk_map(ctx: &Context, client: &Object, name: &str) -> Result<Exit
     }
     if ctx.json {
         let run_id = run.as_ref().map(|run| run.run_id);
-        print_json(
-            &serde_json::json!({ "name": name, "proved": is_proved, "method": "chunk_map", "run_id": run_id }),
-        );
+        print_json(&serde_json::json!({
+            "name": name,
+            "proved": is_proved,
+            "method": "chunk_map",
+            "run_id": run_id,
+            "partitions_since": new_leaves,
+        }));
     } else {
         print(&said);
+        if !new_leaves.is_empty() {
+            print(&format!(
+                "partitions that are there since it began are not looked at, their rows are the application's: {}\n\
+                 to do them too: backfill run {name} --again",
+                new_leaves.join(", ")
+            ));
+        }
     }
     Ok(if is_proved { Exit::Done } else { Exit::Found })
 }

@@ -12,9 +12,9 @@ use tokio_postgres::types::{ToSql, Type};
 use super::{Fault, Setback, Work};
 use crate::db::roll_back;
 use crate::db::session::Bounds;
-use crate::key::{Bound, KeyRange};
+use crate::key::{Bound, KeyRange, Place};
 use crate::plan::rehearse::{params as range_params, typed};
-use crate::state::{Chunk, Cut};
+use crate::state::{Chunk, Cut, StoreError};
 
 /// The next chunks.
 #[derive(Debug)]
@@ -61,22 +61,33 @@ pub async fn cut(work: &Work, cutting: Cutting) -> Result<Sliced, Setback> {
             .read_cut(client, work.run_id, work.epoch)
             .await
             .map_err(|e| store(e, started))?;
-        let (Some(ceiling), false) = (&work.ceiling, fully_cut) else {
-            return Ok(Sliced { chunks: Vec::new(), fully_cut: true });
-        };
-        let range = KeyRange::new(after, ceiling.clone());
-        *started = Instant::now();
-        let found =
-            find_cuts(client, work, &range, cutting.size.into(), cutting.count.into()).await;
-        let (cuts, fully_cut) = found.map_err(|error| {
-            Setback::Fault(Fault::from_error(&error, started.elapsed(), bounds.statement))
-        })?;
+        let (mut cuts, mut fully_cut) = (Vec::new(), fully_cut);
+        while !fully_cut && cuts.len() < cutting.count as usize {
+            let begun = cuts.last().map(|cut: &Cut| &cut.upto).or(after.as_ref());
+            let found = next_place(client, work, begun).await;
+            let Some((place, range)) = found.map_err(|e| store(e, started))? else {
+                fully_cut = true;
+                break;
+            };
+            *started = Instant::now();
+            let size = cutting.size.into();
+            let count = i64::from(cutting.count) - cuts.len() as i64;
+            let found = find_cuts(client, work, &place, &range, size, count).await;
+            let (found, is_whole) = found.map_err(|error| {
+                Setback::Fault(Fault::from_error(&error, started.elapsed(), bounds.statement))
+            })?;
+            cuts.extend(found.into_iter().map(|cut| Cut { upto: place.bound(&cut.upto), ..cut }));
+            fully_cut = is_whole && cuts.last().map(|cut| &cut.upto) == work.ceiling.as_ref();
+        }
+        if cuts.is_empty() {
+            return Ok(Sliced { chunks: Vec::new(), fully_cut });
+        }
         let chunks = work
             .store
             .cut_chunks(
                 client,
                 (work.run_id, work.epoch),
-                range.after.as_ref(),
+                after.as_ref(),
                 (&cuts, cutting.stripes),
                 fully_cut,
             )
@@ -86,19 +97,38 @@ pub async fn cut(work: &Work, cutting: Cutting) -> Result<Sliced, Setback> {
     .await
 }
 
+/// Where to cut behind a bound, and what is left to cut there; none behind the ceiling.
+async fn next_place(
+    client: &Client,
+    work: &Work,
+    after: Option<&Bound>,
+) -> Result<Option<(Place, KeyRange)>, StoreError> {
+    let Some(leaves) = &work.leaves else {
+        let range = |ceiling: &Bound| KeyRange::new(after.cloned(), ceiling.clone());
+        return Ok(work.ceiling.as_ref().map(|ceiling| (Place::Table, range(ceiling))));
+    };
+    let Some((number, range)) = leaves.next(after) else { return Ok(None) };
+    let (place, _) = work.store.find_leaf(client, work.run_id, number).await?;
+    Ok(Some((place, range)))
+}
+
 /// Whole chunks first; where they end, the rest up to the ceiling. The last chunk ends at the ceiling itself, even when the row that had
 /// it is gone: a row that comes back below the ceiling must lie in a chunk.
 async fn find_cuts(
     client: &Client,
     work: &Work,
+    place: &Place,
     range: &KeyRange,
     size: i64,
     count: i64,
 ) -> Result<(Vec<Cut>, bool), tokio_postgres::Error> {
+    let Some(boundaries) = place.text(work.sql.boundaries.get(range.form())) else {
+        return Ok((vec![Cut { upto: range.upto.clone(), keys: 0 }], true));
+    };
     let params = range_params(range);
     let mut bind = typed(&params);
     bind.extend([(&size as &(dyn ToSql + Sync), Type::INT8), (&count, Type::INT8)]);
-    let rows = client.query_typed(work.sql.boundaries.get(range.form()), &bind).await?;
+    let rows = client.query_typed(&boundaries, &bind).await?;
     let mut cuts: Vec<Cut> =
         rows.iter().map(|row| Cut { upto: Bound(row.get(0)), keys: size as i32 }).collect();
     if rows.last().is_some_and(|row| row.get(1)) {
@@ -112,7 +142,8 @@ async fn find_cuts(
     let params = range_params(&rest);
     let mut bind = typed(&params);
     bind.push((&size, Type::INT8));
-    let rows = client.query_typed(work.sql.stretch.get(rest.form()), &bind).await?;
+    let stretch = place.text(work.sql.stretch.get(rest.form())).unwrap_or_default();
+    let rows = client.query_typed(&stretch, &bind).await?;
     let (upto, keys) = match rows.first() {
         // Rows were inserted since: there is a whole chunk after all, and perhaps more behind it.
         Some(row) if row.get::<_, i64>(1) == size && !row.get::<_, bool>(2) => {
@@ -140,8 +171,10 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
         }
         let params = range_params(&claim.range);
         *started = Instant::now();
-        let sql = work.sql.middle.get(claim.range.form());
-        let rows = client.query_typed(sql, &typed(&params)).await.map_err(|error| {
+        let Some(sql) = claim.place.text(work.sql.middle.get(claim.range.form())) else {
+            return Ok(Halved::Empty);
+        };
+        let rows = client.query_typed(&sql, &typed(&params)).await.map_err(|error| {
             Setback::Fault(Fault::from_error(&error, started.elapsed(), bounds.statement))
         })?;
         let Some(row) = rows.first() else { return Ok(Halved::Empty) };
@@ -150,9 +183,10 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
         if keys.1 == 0 {
             return Ok(Halved::Single(middle));
         }
+        let middle = claim.place.bound(&middle);
         let upper =
             work.store.split(client, at, &middle, keys).await.map_err(|e| store(e, started))?;
-        let range = KeyRange { upto: middle, ..claim.range };
+        let range = KeyRange { upto: middle, ..chunk.range.clone() };
         Ok(Halved::Parts(Chunk { seq: chunk.seq, range, keys: keys.0 }, upper))
     })
     .await

@@ -337,7 +337,8 @@ impl<'l> Dispatcher<'l> {
             self.sizer.observe(chunk.keys.max(0) as u32, settled.rows as u32, settled.took);
             self.sizer.weigh(chunk.keys.max(0) as u32, settled.image_bytes);
             self.stripes.observe(chunk.range.stripe, settled.rows, settled.hot);
-            self.vacuums.observe(settled.rows, settled.hot);
+            let leaf = self.work.leaves.as_ref().and_then(|_| chunk.range.leaf());
+            self.vacuums.observe(leaf, settled.rows, settled.hot);
             self.vacuum_if_due();
         }
         self.rows += settled.rows;

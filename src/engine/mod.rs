@@ -32,7 +32,7 @@ pub use stripes::{stripe_rows_max, window_max};
 
 use crate::db::session::Bounds;
 use crate::db::{Class, Database, Session};
-use crate::key::Bound;
+use crate::key::{Bound, Leaves};
 use crate::plan::ChunkSql;
 use crate::settings::{Durability, Limits};
 use crate::sql::QualifiedName;
@@ -55,6 +55,8 @@ pub struct Work {
     pub epoch: i32,
     /// The greatest key; none when there is nothing to cut.
     pub ceiling: Option<Bound>,
+    /// The leaves that the run goes through one after the other, when it does.
+    pub leaves: Option<Leaves>,
     /// The table, to be vacuumed.
     pub table: TableRef,
     /// Whether the server counts HOT updates of the table: it does not for the parent of partitions.

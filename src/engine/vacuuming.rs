@@ -14,6 +14,7 @@ use super::Work;
 use super::dispatcher::Dispatcher;
 use super::worker::Note;
 use crate::event::Event;
+use crate::key::Place;
 use crate::throttle::Verdict;
 use crate::vacuum::{Manner, Outcome, Pressure};
 
@@ -36,6 +37,8 @@ pub(super) struct Vacuums {
     began: Instant,
     since: Instant,
     dead: i64,
+    /// What the one under way is at.
+    part: usize,
     /// Until when not to try.
     rest: Option<Instant>,
     is_forbidden: bool,
@@ -53,14 +56,16 @@ impl Vacuums {
             began: Instant::now(),
             since: Instant::now(),
             dead: 0,
+            part: 0,
             rest: None,
             is_forbidden: false,
             told: String::new(),
         }
     }
 
-    pub(super) fn observe(&mut self, rows: i64, hot: Option<i64>) {
-        self.pressure.observe(rows, hot);
+    /// Learns from a settled chunk of a leaf, if it is one of a leaf.
+    pub(super) fn observe(&mut self, leaf: Option<usize>, rows: i64, hot: Option<i64>) {
+        self.pressure.observe(leaf.map_or(0, |number| number - 1), rows, hot);
     }
 
     /// The end of the one under way; pending for ever when there is none, or none that ends. Cancel-safe.
@@ -71,14 +76,16 @@ impl Vacuums {
         }
     }
 
-    fn is_due(&self) -> bool {
+    fn due(&self) -> Option<usize> {
         let rests = self.rest.is_some_and(|until| until > Instant::now());
-        self.task.is_empty() && !self.is_forbidden && !rests && self.pressure.is_due()
+        let may = self.task.is_empty() && !self.is_forbidden && !rests;
+        self.pressure.due().filter(|_| may)
     }
 }
 
 async fn vacuum(
     work: &Work,
+    part: usize,
     manner: Manner,
     is_unwanted: &AtomicBool,
     notes: tokio::sync::mpsc::UnboundedSender<Note>,
@@ -87,17 +94,24 @@ async fn vacuum(
     // Out of the pool for good: a cancel may reach it late, and no chunk must have it then.
     let client = Object::take(client);
     let _ = notes.send(Note::Vacuuming(client.cancel_token()));
-    let target = (work.table.oid, &work.table.name);
-    let done = crate::vacuum::vacuum(&client, target, manner, is_unwanted).await;
+    let target = match &work.leaves {
+        None => (work.table.oid, work.table.name.clone()),
+        Some(_) => {
+            let found = work.store.find_leaf(&client, work.run_id, part + 1).await;
+            match found.map_err(|error| error.to_string())? {
+                (Place::Leaf(_, name), Some(oid)) => (oid, name),
+                _ => return Ok(Outcome::Gone),
+            }
+        }
+    };
+    let done = crate::vacuum::vacuum(&client, (target.0, &target.1), manner, is_unwanted).await;
     done.map_err(|error| crate::db::message(&error))
 }
 
 impl Dispatcher<'_> {
     /// Starts a vacuum when one is due and nothing holds the run.
     pub(super) fn vacuum_if_due(&mut self) {
-        if self.ending.is_some() || !self.vacuums.is_due() {
-            return;
-        }
+        let Some(part) = self.vacuums.due().filter(|_| self.ending.is_none()) else { return };
         let verdict = self.ask_throttle();
         let is_gentle = match verdict {
             Verdict::Hold(_) => return,
@@ -108,11 +122,14 @@ impl Dispatcher<'_> {
         let is_pooled = self.lock.as_ref().is_none_or(|lock| lock.is_pooled());
         let manner = Manner { is_gentle, is_pooled };
         let (work, notes) = (self.work.clone(), self.notes.0.clone());
-        self.vacuums.dead = self.vacuums.pressure.begin();
+        self.vacuums.part = part;
+        self.vacuums.dead = self.vacuums.pressure.begin(part);
         self.vacuums.since = std::mem::replace(&mut self.vacuums.began, Instant::now());
         let is_unwanted = Arc::new(AtomicBool::new(false));
         (self.vacuums.is_unwanted, self.vacuums.unwanted) = (is_unwanted.clone(), None);
-        self.vacuums.task.spawn(async move { vacuum(&work, manner, &is_unwanted, notes).await });
+        self.vacuums
+            .task
+            .spawn(async move { vacuum(&work, part, manner, &is_unwanted, notes).await });
     }
 
     /// A vacuum has ended: it is told, and counted in the run's tables.
@@ -133,6 +150,7 @@ impl Dispatcher<'_> {
                 }
                 return;
             }
+            Ok(Outcome::Gone) => return,
             Ok(Outcome::Held(reason)) => reason,
             Ok(Outcome::Forbidden(mend)) => {
                 self.vacuums.is_forbidden = true;
@@ -142,7 +160,7 @@ impl Dispatcher<'_> {
         };
         self.vacuums.rest = Some(Instant::now() + AGAIN);
         // What was counted is still there.
-        self.vacuums.pressure.put_back(self.vacuums.dead);
+        self.vacuums.pressure.put_back(self.vacuums.part, self.vacuums.dead);
         if self.vacuums.told != reason {
             self.audit("no vacuum", &reason).await;
             self.listener.hear(&Event::NotVacuumed { reason: reason.clone() });
@@ -174,7 +192,9 @@ impl Dispatcher<'_> {
             return self.cancel_vacuum(why).await;
         }
         let Ok(client) = self.work.database.get().await else { return };
-        if crate::vacuum::is_in_the_way(&client, self.work.table.oid).await.unwrap_or(false) {
+        let leaf = self.work.leaves.as_ref().and_then(|leaves| leaves.get(self.vacuums.part + 1));
+        let oid = leaf.map_or(self.work.table.oid, |leaf| leaf.oid);
+        if crate::vacuum::is_in_the_way(&client, oid).await.unwrap_or(false) {
             drop(client);
             self.cancel_vacuum("somebody waits for a lock on the table").await;
         }

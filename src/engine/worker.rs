@@ -3,6 +3,7 @@
 //! Claim, rows, done mark, COMMIT. The claim waits for whoever holds the chunk's row and then sees the truth, so the same four
 //! steps start a chunk, repeat it after an error, and find out what became of a COMMIT whose answer was lost.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use tokio_postgres::{CancelToken, Client};
 use super::{Fault, Setback, Work};
 use crate::db::session::Bounds;
 use crate::db::{Class, roll_back};
+use crate::key::Place;
+use crate::plan::ByRange;
 use crate::plan::rehearse::{params as range_params, typed};
 use crate::state::{Chunk, Claim, RunState};
 use crate::undo::Conflicts;
@@ -170,17 +173,26 @@ async fn write(
     let params = range_params(&claim.range);
     let mut step = Instant::now();
     let fault = |error: tokio_postgres::Error, step: Instant| {
-        Setback::Fault(Fault::from_error(&error, step.elapsed(), bounds.statement))
+        let mut fault = Fault::from_error(&error, step.elapsed(), bounds.statement);
+        // Dropped or renamed since the claim, which will know better next time.
+        let is_gone = fault.sqlstate.as_deref() == Some("42P01");
+        if is_gone && matches!(claim.place, Place::Leaf(..)) {
+            fault.class = Class::Contention;
+        }
+        Setback::Fault(fault)
     };
-    if let Some(ambiguous) = &work.sql.ambiguous {
-        let rows = client.query_typed(ambiguous.get(form), &typed(&params)).await;
+    let here = |sql: &ByRange| claim.place.text(sql.get(form)).map(Cow::into_owned);
+    let target = work.sql.keep.as_ref().map_or(&work.sql.update, |keep| &keep.write);
+    let Some(write) = here(target) else { return Ok(Written { rows: 0, image_bytes: 0 }) };
+    if let Some(ambiguous) = work.sql.ambiguous.as_ref().and_then(here) {
+        let rows = client.query_typed(&ambiguous, &typed(&params)).await;
         if let Some(row) = rows.map_err(|error| fault(error, step))?.first() {
             return Err(ambiguous_join(&row.get::<_, Vec<String>>(0)));
         }
         step = Instant::now();
     }
     let Some(keep) = &work.sql.keep else {
-        let rows = client.execute_typed(work.sql.update.get(form), &typed(&params)).await;
+        let rows = client.execute_typed(&write, &typed(&params)).await;
         return Ok(Written {
             rows: rows.map_err(|error| fault(error, step))? as i64,
             image_bytes: 0,
@@ -192,10 +204,10 @@ async fn write(
         let bulk = client.batch_execute("SET LOCAL enable_nestloop = off").await;
         bulk.map_err(|error| fault(error, step))?;
     }
-    let bet = keep.bet.as_ref().filter(|_| work.caution.may_bet());
+    let bet = keep.bet.as_ref().filter(|_| work.caution.may_bet()).and_then(here);
     let mut locked = None;
-    if let (Some(lock), None) = (&keep.lock, bet) {
-        let rows = client.query_typed(lock.get(form), &bind).await;
+    if let (Some(lock), None) = (keep.lock.as_ref().and_then(here), &bet) {
+        let rows = client.query_typed(&lock, &bind).await;
         let rows = rows.map_err(|error| fault(error, step))?;
         let (count, saved): (i64, i64) = (rows[0].get(0), rows[0].get(1));
         if count != saved {
@@ -204,7 +216,7 @@ async fn write(
         locked = Some(count);
         step = Instant::now();
     }
-    let sql = bet.unwrap_or(&keep.write).get(form);
+    let sql = bet.as_ref().unwrap_or(&write);
     let rows = client.query_typed(sql, &bind).await.map_err(|error| fault(error, step))?;
     let number = |i: usize| rows[0].get::<_, i64>(i);
     let (rows_written, accounted, conflicted) = (number(0), number(1), number(2));

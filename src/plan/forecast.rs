@@ -49,7 +49,7 @@ impl Plan {
             return (1.0 - 1.0 / f64::from(striping.k)) * found;
         }
         // Without stripes there is only the room that the fill factor left.
-        let room = 1.0 - f64::from(self.table.fillfactor) / 100.0;
+        let room = 1.0 - f64::from(self.met().fillfactor) / 100.0;
         if self.hot_blockers.is_empty() { room.min(0.5) } else { 0.0 }
     }
 }

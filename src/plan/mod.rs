@@ -9,12 +9,14 @@ pub mod capture;
 pub mod checks;
 mod forecast;
 mod judge;
+mod leaves;
 mod order;
 pub mod probe;
 pub mod rehearse;
 mod resolve;
 mod restore;
 mod reverse;
+mod sent;
 pub mod statement;
 pub mod surroundings;
 pub mod table;
@@ -29,21 +31,22 @@ use checks::{
 };
 pub use forecast::Forecast;
 use judge::{check_statement, has_few_values, judge_all, remaining, targets};
+pub use leaves::{ByLeaf, LeafNow};
 pub use order::{Striping, Way};
 pub use rehearse::Rehearsal;
 use resolve::{check_columns, find_table, read_ceiling};
 pub use reverse::Taken;
-pub use statement::ChunkSql;
 use statement::{Builder, Target};
+pub use statement::{ByRange, ChunkSql};
 use surroundings::Server;
 use table::Table;
 
 use crate::db::{ConnectError, Session};
 use crate::diagnostic::Report;
-use crate::key::{Bound, Form, Key};
+use crate::key::{Bound, Key};
 use crate::spec::{Spec, Verb};
 use crate::sql::Ident;
-use crate::state::{Field, Images, StoreError};
+use crate::state::StoreError;
 use crate::undo::UndoMode;
 
 /// Why there is no plan.
@@ -94,6 +97,8 @@ pub struct Plan {
     pub ceiling: Option<Bound>,
     /// What gives the spec's SQL its meaning.
     pub session: Session,
+    /// For a partitioned table: how it goes through it leaf by leaf, or why through the parent.
+    pub leaves: Option<Result<ByLeaf, String>>,
     /// In which order it goes through the table.
     pub way: Way,
     /// Rows in the table, as the planner sees them.
@@ -156,13 +161,20 @@ impl Plan {
         let uses = judge_all(client, &session, spec, &table).await?;
         let key = order::spread(client, &session, &table, key).await?;
         let targets = targets(&table, &written);
-        let builder = Builder { spec, table: &table.name, key: &key, targets: &targets };
+        let builder =
+            Builder { spec, table: &table.name, key: &key, targets: &targets, leaf: None };
         check_statement(client, &session, spec, &builder).await?;
         if let Some(back) = spec.way_back() {
             let written = check_columns(&back, &table)?;
             judge_all(client, &session, &back, &table).await?;
             let targets = self::targets(&table, &written);
-            let builder = Builder { spec: &back, table: &table.name, key: &key, targets: &targets };
+            let builder = Builder {
+                spec: &back,
+                table: &table.name,
+                key: &key,
+                targets: &targets,
+                leaf: None,
+            };
             check_statement(client, &session, &back, &builder).await?;
         }
         let remaining = remaining(client, &session, spec, &table, &builder, &uses).await?;
@@ -182,6 +194,7 @@ impl Plan {
             hot_blockers: Vec::new(),
             published,
             warnings: Vec::new(),
+            leaves: None,
             way: Way { striping: None, reason: String::new() },
             table_rows: 0,
             rows_to_do: 0,
@@ -190,6 +203,7 @@ impl Plan {
             table: table.clone(),
         };
         let needed = builder.needed().as_str().to_owned();
+        plan.leaves = leaves::find(client, &plan.session, builder, &table, &uses).await?;
         plan.look_around(client, state_schema, accepted).await?;
         plan.table_rows =
             rehearse::planner_rows(client, &plan, &format!("SELECT 1 FROM {}", table.name)).await?;
@@ -202,7 +216,7 @@ impl Plan {
             .choose_way(plan.table_rows)
             .map_err(|refusal| PlanError::Refused(vec![refusal]))?;
         plan.warnings.extend(checks::fill_warning(
-            &plan.table,
+            plan.met(),
             plan.hot_blockers.is_empty() && plan.way.striping.is_none(),
         ));
         match rehearse::guard(client, &plan).await? {
@@ -229,6 +243,7 @@ impl Plan {
             table: &self.table.name,
             key: &self.key,
             targets: &self.targets,
+            leaf: None,
         }
     }
 
@@ -241,66 +256,6 @@ impl Plan {
     pub fn verify_query(&self) -> Option<String> {
         let remaining = self.remaining.as_ref()?;
         Some(format!("SELECT 1 {} WHERE {remaining}", self.from_sql.trim_start()))
-    }
-
-    /// The fields of a before-image.
-    pub fn image_fields(&self) -> Vec<Field> {
-        image_fields(&self.builder(), &self.table)
-    }
-
-    /// Goes on with the key of a run: its hash decides which rows are a stripe, whatever the catalogs say by now. A run of an older
-    /// version has none, and gets plain slices.
-    ///
-    /// Of the rows of the table, `passed` have been cut already: what is left to do lies in the others.
-    pub fn with_key_of(mut self, run: &Key, passed: i64) -> Plan {
-        let rows = (self.table_rows - passed).max(self.rows_to_do);
-        self.way = self
-            .choose_way(rows)
-            .unwrap_or_else(|refusal| Way { striping: None, reason: refusal.what });
-        if *run != self.key {
-            self.key = run.clone();
-            self.sql = self.builder().chunk_sql();
-            if !self.key.is_spread() {
-                self.way = Way { striping: None, reason: "as the run began".to_owned() };
-            }
-        }
-        self
-    }
-
-    /// With the statements that keep before-images in `images`, where the spec wants them kept.
-    pub fn keeping(mut self, images: &Images) -> Plan {
-        self.sql.keep = self.capture(images);
-        self
-    }
-
-    /// What each chunk runs, for people: the statement that writes.
-    pub fn chunk_statement(&self) -> &str {
-        self.sql
-            .keep
-            .as_ref()
-            .map_or(self.sql.update.get(Form::WHOLE), |keep| keep.write.get(Form::WHOLE))
-    }
-
-    /// The statements that keep before-images in `images`; none when the spec wants none kept.
-    pub fn capture(&self, images: &Images) -> Option<Keep> {
-        let names = self.key.columns.iter().map(|column| column.name.as_str());
-        let mut columns = names.chain(self.written.iter().map(String::as_str));
-        let is_wide = self.table.toast_bytes > 0
-            && columns.any(|name| self.table.column(name).is_some_and(|column| column.is_long));
-        let has_versions = self.table.kind == "r";
-        let is_exact = |name: &String| self.table.column(name).is_some_and(|c| c.is_exact);
-        let has_few_values =
-            self.has_few_values && !self.has_triggers && self.written.iter().all(is_exact);
-        let facts = capture::Facts {
-            version: self.server.version_num,
-            has_versions,
-            is_wide,
-            // lz4 packs repeated values at next to no cost; what stands in for it is slower than sorting them out.
-            by_value: has_few_values && !self.server.has_lz4 && !is_wide,
-        };
-        let fields = self.image_fields();
-        let saving = capture::Saving { images, fields: &fields, facts };
-        (self.undo == UndoMode::Capture).then(|| self.builder().capture(&saving))
     }
 
     /// Fills in what stands around the table, and refuses what it forbids.
@@ -341,18 +296,22 @@ impl Plan {
             return Err(PlanError::Refused(refusals));
         }
         let mut warnings = Vec::new();
+        let mut generated = Vec::new();
         for (attnum, name) in
             surroundings::generated_from(client, oid, &written).await.map_err(lookup)?
         {
             written.push(attnum);
             warnings
                 .push(format!("generated column `{name}` is computed anew in every row written"));
+            generated.push(name);
         }
-        let mentions =
-            |index: &&table::Index| index.mentions.iter().any(|attnum| written.contains(attnum));
-        let blocking = table.indexes.iter().filter(|index| index.prevents_hot).filter(mentions);
-        self.hot_blockers = blocking.map(|index| index.name.clone()).collect();
-        let triggers = surroundings::triggers(client, oid, &written).await.map_err(lookup)?;
+        let names = self.written.iter().map(String::as_str);
+        let names: Vec<&str> = names.chain(generated.iter().map(String::as_str)).collect();
+        // A leaf may have an index that its parent does not.
+        let blockers = [table, self.met()].map(|table| table.hot_blockers(&names));
+        self.hot_blockers =
+            blockers.into_iter().find(|found| !found.is_empty()).unwrap_or_default();
+        let triggers = surroundings::triggers(client, oid, &names).await.map_err(lookup)?;
         self.has_triggers = !triggers.is_empty();
         for (trigger, function) in triggers {
             warnings.push(format!("trigger {trigger} ({function}) fires for every row written"));
@@ -384,17 +343,4 @@ impl Plan {
         self.warnings = warnings;
         Ok(())
     }
-}
-
-/// The fields of a before-image of a table's rows.
-fn image_fields(builder: &Builder<'_>, table: &Table) -> Vec<Field> {
-    builder.image_fields(|column| {
-        let field = |column: &table::Column| Field {
-            name: String::new(),
-            type_sql: column.type_name.clone(),
-            collation: column.collation.clone(),
-            is_boxed: column.is_no_element,
-        };
-        table.column(column).map(field).unwrap_or_default()
-    })
 }

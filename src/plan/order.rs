@@ -80,11 +80,9 @@ impl Plan {
             if heap < SMALL_HEAP {
                 return plain(format!("{key}: {} are done in no time", bytes(heap.unsigned_abs())));
             }
-            if self.table.fillfactor <= ROOMY {
-                return plain(format!(
-                    "{key}: pages have room, fillfactor is {}",
-                    self.table.fillfactor
-                ));
+            let fillfactor = self.met().fillfactor;
+            if fillfactor <= ROOMY {
+                return plain(format!("{key}: pages have room, fillfactor is {fillfactor}"));
             }
             if fitting.is_none() {
                 return plain(format!("{key}: a page has too few rows to write for stripes"));
@@ -106,20 +104,20 @@ impl Plan {
 
     /// Whether neighbours by key lie on pages far apart, and those do not all stay cached.
     fn is_scattered(&self) -> bool {
-        let is_cached = self.table.heap_bytes < self.server.shared_buffers / 2;
-        let correlation =
-            self.table.column(self.key.columns[0].name.as_str()).map(|c| c.correlation);
+        let met = self.met();
+        let is_cached = met.heap_bytes < self.server.shared_buffers / 2;
+        let correlation = met.column(self.key.columns[0].name.as_str()).map(|c| c.correlation);
         !is_cached
             && correlation.is_some_and(|correlation| f64::from(correlation.abs()) < CORRELATED)
     }
 
     /// Why there can be no stripes, or none that pay.
     fn no_stripes(&self) -> Option<String> {
-        if self.table.kind == "p" {
-            return Some("partitions are gone through one after the other".to_owned());
+        if let Some(Err(reason)) = &self.leaves {
+            return Some(format!("its partitions are gone through as one, {reason}"));
         }
         if !self.key.is_spread() {
-            return Some("its type has no hash function".to_owned());
+            return Some("the type of its last column has no hash function".to_owned());
         }
         let blockers = self.hot_blockers.join(", ");
         (!blockers.is_empty()).then(|| format!("{blockers} must be written for every row anyway"))
@@ -140,7 +138,7 @@ pub(super) async fn spread(
     mut key: Key,
 ) -> Result<Key, PlanError> {
     let [column] = key.columns.as_mut_slice() else { return Ok(key) };
-    if table.kind != "r" || !INTEGERS.contains(&column.type_sql.as_str()) {
+    if !INTEGERS.contains(&column.type_sql.as_str()) {
         return Ok(key);
     }
     let shares: Vec<String> = STRIPES

@@ -19,7 +19,8 @@ use crate::sql::{Expr, QualifiedName, SqlText};
 pub struct Uses {
     /// Volatile functions it calls.
     pub volatile: Vec<String>,
-    /// Columns of the target it reads, by attribute number. None when this role may not create the view that tells.
+    /// Columns of the target it reads, by attribute number. None when it reads a row as a whole, or when this role may not create the
+    /// view that tells.
     pub columns: Option<Vec<i16>>,
 }
 
@@ -122,6 +123,14 @@ async fn uses(
                       where r.ev_class = 'pg_temp.backfill_probe'::regclass and p.provolatile = 'v'";
     let rows = client.query_typed(functions, &[]).await?;
     let volatile = rows.iter().map(|row| row.get(0)).collect();
+    // A whole row is a column numbered 0 in the tree, and no dependency.
+    let whole = "select exists (select from pg_catalog.pg_rewrite r
+                                 where r.ev_class = 'pg_temp.backfill_probe'::regclass
+                                   and r.ev_action::text ~ ':varattno 0 ')";
+    let row = client.query_typed(whole, &[]).await?;
+    if row.first().is_some_and(|row| row.get(0)) {
+        return Ok(Uses { volatile, columns: None });
+    }
     let columns = "select distinct d.refobjsubid::int2
                      from pg_catalog.pg_rewrite r
                      join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = r.oid

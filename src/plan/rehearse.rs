@@ -6,10 +6,11 @@ use serde_json::Value;
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::leaves::Trial;
 use super::{Plan, PlanError, Refusal};
 use crate::db::error;
 use crate::db::session::Bounds;
-use crate::key::{Bound, Form, KeyRange};
+use crate::key::{Bound, KeyRange};
 use crate::state::{Field, Store};
 
 /// Key entries of the rehearsed chunk: enough to average over a page or two of anything, few enough that the row locks of the
@@ -46,14 +47,14 @@ const SMALL_HEAP: i64 = 1 << 20;
 
 /// Refuses a statement that would not reach the target by the key's index: on a large table every chunk would read all of it.
 pub async fn guard(client: &Client, plan: &Plan) -> Result<Option<Refusal>, PlanError> {
-    let Some(ceiling) = &plan.ceiling else { return Ok(None) };
+    let trial = plan.trial();
     // The planner has no reason to prefer one index to another where each leads to the whole table.
-    if plan.table.heap_bytes <= SMALL_HEAP {
+    if trial.heap_bytes <= SMALL_HEAP {
         return Ok(None);
     }
     let statement = |error| PlanError::Statement("explain the chunk statement", error);
     plan.session.begin(client, Bounds::LOOKUP).await.map_err(statement)?;
-    let rows = explain_first_chunk(client, plan, ceiling).await;
+    let rows = explain_first_chunk(client, &trial).await;
     client.batch_execute("ROLLBACK").await.map_err(statement)?;
     let text = explain_text(&rows.map_err(statement)?);
     let explain: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -69,24 +70,23 @@ pub async fn guard(client: &Client, plan: &Plan) -> Result<Option<Refusal>, Plan
 /// The plan for a range of the size that chunks have: for an empty one the planner may choose otherwise.
 async fn explain_first_chunk(
     client: &Client,
-    plan: &Plan,
-    ceiling: &Bound,
+    trial: &Trial<'_>,
 ) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
-    let Some((range, _)) = first_chunk(client, plan, ceiling).await? else { return Ok(Vec::new()) };
-    let sql = format!("EXPLAIN (FORMAT JSON) {}", plan.sql.update.get(Form::FIRST));
+    let Some((range, _)) = first_chunk(client, trial).await? else { return Ok(Vec::new()) };
+    let sql = format!("EXPLAIN (FORMAT JSON) {}", trial.text(&trial.sql.update));
     client.query_typed(&sql, &typed(&range)).await
 }
 
 /// The range of the first chunk, as parameters, and its entries; none when the table is empty.
 async fn first_chunk(
     client: &Client,
-    plan: &Plan,
-    ceiling: &Bound,
+    trial: &Trial<'_>,
 ) -> Result<Option<(Vec<String>, i64)>, tokio_postgres::Error> {
+    let Some(ceiling) = trial.ceiling else { return Ok(None) };
     let whole = params(&KeyRange::new(None, ceiling.clone()));
     let mut bind = typed(&whole);
     bind.push((&ROWS, Type::INT8));
-    let rows = client.query_typed(plan.sql.stretch.get(Form::FIRST), &bind).await?;
+    let rows = client.query_typed(&trial.text(&trial.sql.stretch), &bind).await?;
     Ok(rows.first().map(|row| (params(&KeyRange::new(None, Bound(row.get(0)))), row.get(1))))
 }
 
@@ -139,7 +139,6 @@ pub async fn rehearse(
     client: &Client,
     plan: &Plan,
 ) -> Result<Result<Option<Rehearsal>, String>, PlanError> {
-    let Some(ceiling) = &plan.ceiling else { return Ok(Ok(None)) };
     let statement = |error| PlanError::Statement("rehearse a chunk", error);
     let bounds = Bounds {
         lock: Duration::from_secs(1),
@@ -147,7 +146,7 @@ pub async fn rehearse(
         is_durable: true,
     };
     plan.session.begin(client, bounds).await.map_err(statement)?;
-    let measured = rehearse_in(client, plan, ceiling).await;
+    let measured = rehearse_in(client, plan, &plan.trial()).await;
     client.batch_execute("ROLLBACK").await.map_err(statement)?;
     match measured {
         Ok(rehearsal) => Ok(Ok(rehearsal)),
@@ -159,13 +158,13 @@ pub async fn rehearse(
 async fn rehearse_in(
     client: &Client,
     plan: &Plan,
-    ceiling: &Bound,
+    trial: &Trial<'_>,
 ) -> Result<Option<Rehearsal>, tokio_postgres::Error> {
-    let Some((range, keys)) = first_chunk(client, plan, ceiling).await? else { return Ok(None) };
+    let Some((range, keys)) = first_chunk(client, trial).await? else { return Ok(None) };
     let image_bytes = rehearse_images(client, plan, &range).await?;
     let sql = format!(
         "EXPLAIN (ANALYZE, WAL, TIMING OFF, FORMAT JSON) {}",
-        plan.sql.update.get(Form::FIRST)
+        trial.text(&trial.sql.update)
     );
     let started = Instant::now();
     let explained = client.query_typed(&sql, &typed(&range)).await?;
@@ -189,7 +188,9 @@ async fn rehearse_images(
     range: &[String],
 ) -> Result<Option<i64>, tokio_postgres::Error> {
     let images = Store::rehearsed_images();
-    let Some(keep) = plan.capture(&images) else { return Ok(None) };
+    let keeping = plan.clone().keeping(&images);
+    let trial = keeping.trial();
+    let Some(keep) = &trial.sql.keep else { return Ok(None) };
     client.batch_execute("SAVEPOINT rehearsal").await?;
     let ddl = images.ddl(&plan.image_fields(), "rehearsal", plan.server.has_lz4);
     let weighed = async {
@@ -197,7 +198,7 @@ async fn rehearse_images(
         let mut bind = typed(range);
         bind.extend([(&0_i64 as &(dyn ToSql + Sync), Type::INT8), (&0_i64, Type::INT8)]);
         for sql in keep.lock.iter().chain([&keep.write]) {
-            client.query_typed(sql.get(Form::FIRST), &bind).await?;
+            client.query_typed(&trial.text(sql), &bind).await?;
         }
         let fields = plan.image_fields();
         let size =

@@ -58,7 +58,8 @@ impl Plan {
         let spec = by_rules.as_ref().unwrap_or(spec);
         let written = check_columns(spec, &table)?;
         let targets = targets(&table, &written);
-        let builder = Builder { spec, table: &table.name, key: &key, targets: &targets };
+        let builder =
+            Builder { spec, table: &table.name, key: &key, targets: &targets, leaf: None };
         if taken.run.undo.mode == UndoMode::Capture {
             match unreadable(client, taken, &server.role).await.map_err(lookup)? {
                 Some(refusal) => refusals.push(refusal),
@@ -72,7 +73,7 @@ impl Plan {
             return Err(PlanError::Refused(refusals));
         }
         let session: Session = taken.run.session.clone();
-        Ok(Plan {
+        let mut plan = Plan {
             sql: builder.chunk_sql(),
             remaining: None,
             from_sql: builder.from_target().as_str().to_owned(),
@@ -88,13 +89,16 @@ impl Plan {
             hot_blockers: Vec::new(),
             published,
             warnings: Vec::new(),
+            leaves: None,
             way: Way { striping: None, reason: "as the run that it takes back".to_owned() },
             table_rows: taken.run.table_rows_estimate,
             rows_to_do: 0,
             server,
             session,
             table: table.clone(),
-        })
+        };
+        plan.set_leaves_of(taken.run);
+        Ok(plan)
     }
 
     /// Turns the statements to the way back of `reverse_run`, noting conflicts in `conflicts`.
@@ -109,9 +113,13 @@ impl Plan {
             let fields = self.image_fields();
             let restore =
                 Restore { images, fields: &fields, conflicts, run_id: reverse_run, policy };
-            self.sql.keep = Some(self.builder().restore(&restore));
-            // The before-images say what to write; the join source is not read any more and may be gone.
-            self.sql.ambiguous = None;
+            let keep = self.builder().restore(&restore);
+            let by_leaf = self.leaves.as_mut().and_then(|leaves| leaves.as_mut().ok());
+            for sql in by_leaf.map(|by_leaf| &mut by_leaf.sql).into_iter().chain([&mut self.sql]) {
+                sql.keep = Some(keep.clone());
+                // The before-images say what to write; the join source is not read any more and may be gone.
+                sql.ambiguous = None;
+            }
         }
     }
 }

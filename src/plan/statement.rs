@@ -67,6 +67,8 @@ pub struct Builder<'a> {
     pub key: &'a Key,
     /// The written columns, in the order of [`Spec::columns`].
     pub targets: &'a [Target],
+    /// The leaf of the table that they are for, as SQL; none for the table itself.
+    pub leaf: Option<String>,
 }
 
 impl Builder<'_> {
@@ -87,7 +89,7 @@ impl Builder<'_> {
     /// The UPDATE of one chunk, with origins.
     pub fn update(&self, form: Form) -> SqlText {
         let mut sql = SqlText::default();
-        sql.push(&format!("UPDATE {}\n   SET ", self.table));
+        sql.push(&format!("UPDATE {}\n   SET ", self.target()));
         for (i, target) in self.targets.iter().enumerate() {
             if i > 0 {
                 sql.push(",\n       ");
@@ -135,7 +137,7 @@ impl Builder<'_> {
     /// ` FROM table, source`, for look-ups that read like the UPDATE.
     pub fn from_target(&self) -> SqlText {
         let mut sql = SqlText::default();
-        sql.push(&format!("\n  FROM {}", self.table));
+        sql.push(&format!("\n  FROM {}", self.target()));
         if let Some(from) = &self.spec.from {
             sql.push(",\n       ").push_raw(from).push("\n");
         }
@@ -146,7 +148,15 @@ impl Builder<'_> {
     pub fn ceiling(&self) -> String {
         let key = self.key.array_sql(self.name());
         let order = self.key.order_sql(self.name(), true);
-        format!("SELECT {key} FROM {} ORDER BY {order} LIMIT 1", self.table)
+        format!("SELECT {key} FROM {} ORDER BY {order} LIMIT 1", self.target())
+    }
+
+    /// What stands behind UPDATE and FROM. Expressions know a leaf by the table's name.
+    fn target(&self) -> String {
+        match &self.leaf {
+            Some(leaf) => format!("{leaf} AS {}", self.table.name),
+            None => self.table.to_string(),
+        }
     }
 
     fn name(&self) -> &Ident {
@@ -275,7 +285,7 @@ impl Builder<'_> {
             labels.iter().map(|c| format!("{prefix}{c}")).collect::<Vec<_>>().join(", ")
         };
         let texts = labels.iter().map(|c| format!("{c}::text")).collect::<Vec<_>>().join(", ");
-        let table = self.table;
+        let table = self.target();
         ByRange::new(|form| {
             let form = form.whole();
             let range = self.key.range_sql(name, form, 1);
@@ -303,7 +313,7 @@ impl Builder<'_> {
         let columns = self.key.columns_sql(name);
         let order = self.key.order_sql(name, false);
         let key = self.key.array_sql(name);
-        let table = self.table;
+        let table = self.target();
         ByRange::new(|form| {
             let form = form.whole();
             let range = self.key.range_sql(name, form, 1);
@@ -334,7 +344,7 @@ impl Builder<'_> {
         let columns = self.key.columns_sql(name);
         let order = self.key.order_sql(name, false);
         let key = self.key.array_sql(name);
-        let table = self.table;
+        let table = self.target();
         ByRange::new(|form| {
             let range = self.key.range_sql(name, form, 1);
             format!(
@@ -385,7 +395,8 @@ mod tests {
             .map(|(name, ty)| Target { name: Ident::new(*name), type_sql: (*ty).to_owned() })
             .collect();
         let table = QualifiedName::new("public", "t");
-        let builder = Builder { spec: &spec, table: &table, key: &key, targets: &targets };
+        let builder =
+            Builder { spec: &spec, table: &table, key: &key, targets: &targets, leaf: None };
         builder.update(Form::WHOLE).as_str().replace('\n', " ")
     }
 

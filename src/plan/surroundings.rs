@@ -87,18 +87,21 @@ pub async fn publications_of_target(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Triggers that an UPDATE of these columns fires: name and function.
+/// Triggers that an UPDATE of these columns fires, on the table or any part of it: name and function.
 pub async fn triggers(
     client: &Client,
     oid: u32,
-    written: &[i16],
+    written: &[&str],
 ) -> Result<Vec<(String, String)>, Error> {
-    let sql = "select t.tgname::text, t.tgfoid::regproc::text
+    let sql = "select distinct t.tgname::text, t.tgfoid::regproc::text
                  from pg_catalog.pg_trigger t
-                where t.tgrelid = $1 and not t.tgisinternal and t.tgenabled <> 'D' and t.tgtype & 16 = 16
-                  and (cardinality(t.tgattr::int2[]) = 0 or t.tgattr::int2[] && $2)
-                order by t.tgname";
-    let rows = client.query_typed(sql, &[(&oid, Type::OID), (&written, Type::INT2_ARRAY)]).await?;
+                where t.tgrelid in (select $1 union all select relid from pg_catalog.pg_partition_tree($1::regclass))
+                  and not t.tgisinternal and t.tgenabled <> 'D' and t.tgtype & 16 = 16
+                  and (cardinality(t.tgattr::int2[]) = 0
+                       or exists (select from pg_catalog.pg_attribute a
+                                   where a.attrelid = t.tgrelid and a.attnum = any (t.tgattr::int2[]) and a.attname = any ($2)))
+                order by 1, 2";
+    let rows = client.query_typed(sql, &[(&oid, Type::OID), (&written, Type::TEXT_ARRAY)]).await?;
     Ok(rows.iter().map(|row: &Row| (row.get(0), row.get(1))).collect())
 }
 

@@ -283,6 +283,16 @@ impl Table {
         self.columns.iter().find(|column| column.name == name)
     }
 
+    /// Indexes that make updates of these columns non-HOT.
+    pub fn hot_blockers(&self, written: &[&str]) -> Vec<String> {
+        let attnums: Vec<i16> =
+            written.iter().filter_map(|name| self.column(name)).map(|c| c.attnum).collect();
+        let mentions =
+            |index: &&Index| index.mentions.iter().any(|attnum| attnums.contains(attnum));
+        let blocking = self.indexes.iter().filter(|index| index.prevents_hot).filter(mentions);
+        blocking.map(|index| index.name.clone()).collect()
+    }
+
     /// What it is, in words, when it is not something to backfill.
     pub fn unsuitable(&self) -> Option<&'static str> {
         match (self.kind.as_str(), self.persistence.as_str()) {

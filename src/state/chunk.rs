@@ -3,7 +3,7 @@
 use tokio_postgres::Row;
 
 use super::RunState;
-use crate::key::{Bound, KeyRange, Stripe};
+use crate::key::{Bound, KeyRange, Place, Stripe};
 
 /// A chunk to be worked on.
 #[derive(Clone, Debug)]
@@ -41,8 +41,10 @@ pub(super) fn stripe(j: i16, k: i16) -> Option<Stripe> {
 pub struct Claim {
     /// The rows of the chunk, when it is already done.
     pub done_rows: Option<i64>,
-    /// The slice as it is now; a split may have shortened it.
+    /// The slice as it is now, of the keys of its place; a split may have shortened it.
     pub range: KeyRange,
+    /// Where its statements go.
+    pub place: Place,
     /// The chunk whose before-images it reads; itself in a forward run.
     pub source_seq: i64,
     /// The run's state at that moment.

@@ -108,6 +108,7 @@ statements!(
     drop_steps,
     fail_chunk,
     failed_chunks,
+    find_leaf,
     kept_until,
     list_conflicts,
     list_log,
@@ -126,6 +127,7 @@ statements!(
     lock_revision,
     log_revision,
     mark_pruned,
+    new_leaves,
     progress,
     publish_limits,
     publish_throttle,
@@ -214,7 +216,10 @@ impl Store {
         let ceiling = new.ceiling.map(|bound| &bound.0);
         let columns = serde_json::to_string(new.undo.columns).unwrap_or_default();
         let mode = new.undo.mode.as_str();
-        let params: [Param<'_>; 15] = [
+        let oids: Option<Vec<u32>> =
+            new.leaves.map(|leaves| leaves.0.iter().map(|leaf| leaf.oid).collect());
+        let ceilings = new.leaves.map(records::ceilings_to_json);
+        let params: [Param<'_>; 17] = [
             (&new.name, Type::TEXT),
             (&new.table_name, Type::TEXT),
             (&new.table_oid, Type::OID),
@@ -230,6 +235,8 @@ impl Store {
             (&mode, Type::TEXT),
             (&columns, Type::TEXT),
             (&new.spec.verify_query, Type::TEXT),
+            (&oids, Type::OID_ARRAY),
+            (&ceilings, Type::TEXT),
         ];
         let rows = self.rows(client, "create the run", &self.sql.create_run, &params).await?;
         let Some(run_id) = rows.first().map(|row| row.get(0)) else { return Ok(None) };

@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 
 use super::{Field, LastWorked, Result, Run, RunState, StoreError, Times, Undo};
 use crate::db::Session;
-use crate::key::{Bound, Key, KeyColumn, Spread};
+use crate::key::{Bound, Key, KeyColumn, Leaf, Leaves, Spread};
 use crate::sql::Ident;
 use crate::undo::UndoMode;
 
@@ -20,6 +20,8 @@ pub struct NewRun<'a> {
     pub key: &'a Key,
     /// The greatest key; none when the table is empty.
     pub ceiling: Option<&'a Bound>,
+    /// The leaves, when it goes through the table leaf by leaf; the ceiling is that of the last then.
+    pub leaves: Option<&'a Leaves>,
     /// The spec as pinned.
     pub spec: PinnedSpec<'a>,
     /// The settings that give the spec's SQL its meaning.
@@ -113,6 +115,20 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(word: &str) -> Result<T>
     word.parse().map_err(|error: T::Err| StoreError::Unreadable(error.to_string()))
 }
 
+pub(super) fn ceilings_to_json(leaves: &Leaves) -> String {
+    let ceilings: Vec<_> =
+        leaves.0.iter().map(|leaf| leaf.ceiling.as_ref().map(|bound| &bound.0)).collect();
+    serde_json::to_string(&ceilings).unwrap_or_default()
+}
+
+fn leaves(oids: Option<Vec<u32>>, ceilings: Option<&str>) -> Result<Option<Leaves>> {
+    let Some((oids, ceilings)) = oids.zip(ceilings) else { return Ok(None) };
+    let ceilings: Vec<Option<Vec<String>>> = json(ceilings)?;
+    let leaf =
+        |(oid, ceiling): (u32, Option<Vec<String>>)| Leaf { oid, ceiling: ceiling.map(Bound) };
+    Ok(Some(Leaves(oids.into_iter().zip(ceilings).map(leaf).collect())))
+}
+
 pub(super) fn read_run(row: &Row) -> Result<Run> {
     // Runs of older versions know no hash.
     let columns: Vec<Vec<String>> = json(row.get(8))?;
@@ -138,6 +154,7 @@ pub(super) fn read_run(row: &Row) -> Result<Run> {
         table_oid: row.get(7),
         key: Key { columns: columns.into_iter().map(column).collect() },
         ceiling: row.get::<_, Option<Vec<String>>>(9).map(Bound),
+        leaves: leaves(row.get(45), row.get(46))?,
         cut_upto: row.get::<_, Option<Vec<String>>>(10).map(Bound),
         fully_cut: row.get(11),
         next_seq: row.get(12),

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::budget::Budget;
 use crate::db::Session;
-use crate::key::{Bound, Key};
+use crate::key::{Bound, Key, Leaves};
 use crate::undo::{Conflicts, UndoMode};
 
 /// Where a run stands.
@@ -203,6 +203,8 @@ pub struct Run {
     pub key: Key,
     /// The greatest key when the run began.
     pub ceiling: Option<Bound>,
+    /// The leaves that it goes through one after the other; none for a run through the table as a whole.
+    pub leaves: Option<Leaves>,
     /// The end of the last chunk cut.
     pub cut_upto: Option<Bound>,
     /// Whether the ceiling has been reached by cutting.

@@ -8,7 +8,8 @@ use super::{
     Tuned, json, one,
 };
 use crate::budget::Budget;
-use crate::key::{Bound, KeyRange, Stripe};
+use crate::key::{Bound, KeyRange, Place, Stripe};
+use crate::sql::QualifiedName;
 
 /// What a runner reads of its own run between chunks.
 #[derive(Debug)]
@@ -86,14 +87,27 @@ impl Store {
         let rows = self.rows(client, "claim a chunk", &self.sql.claim_chunk, &params).await?;
         let row = rows.first().ok_or(StoreError::EpochOver)?;
         let state: String = row.get(4);
+        let range = KeyRange {
+            after: row.get::<_, Option<Vec<String>>>(2).map(Bound),
+            upto: Bound(row.get(3)),
+            stripe: super::chunk::stripe(row.get(8), row.get(9))
+                .map(|stripe| Stripe { is_dense: row.get(10), ..stripe }),
+        };
+        let leaf: Option<i32> = row.get(12);
+        let (place, range) = match leaf.and_then(|number| usize::try_from(number).ok()) {
+            None => (Place::Table, range),
+            Some(number) => {
+                let place = match row.get::<_, Option<Vec<String>>>(13).as_deref() {
+                    Some([schema, name]) => Place::Leaf(number, QualifiedName::new(schema, name)),
+                    _ => Place::Gone(number),
+                };
+                (place, range.within_leaf())
+            }
+        };
         Ok(Claim {
             done_rows: (row.get::<_, &str>(0) == "done").then(|| row.get(1)),
-            range: KeyRange {
-                after: row.get::<_, Option<Vec<String>>>(2).map(Bound),
-                upto: Bound(row.get(3)),
-                stripe: super::chunk::stripe(row.get(8), row.get(9))
-                    .map(|stripe| Stripe { is_dense: row.get(10), ..stripe }),
-            },
+            range,
+            place,
             run_state: RunState::parse(&state)
                 .ok_or(StoreError::Unreadable(format!("state `{state}`")))?,
             control_version: row.get(5),
@@ -101,6 +115,22 @@ impl Store {
             wal_at: row.get(7),
             hot_at: row.get(11),
         })
+    }
+
+    /// Where statements on a leaf of the run go, and its oid when it is still a part of the table.
+    pub async fn find_leaf(
+        &self,
+        client: &Client,
+        run_id: i64,
+        number: usize,
+    ) -> Result<(Place, Option<u32>)> {
+        let nth = number as i32;
+        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&nth, Type::INT4)];
+        let rows = self.rows(client, "look for a partition", &self.sql.find_leaf, &params).await?;
+        Ok(rows.first().map_or((Place::Gone(number), None), |row| {
+            let name = QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+            (Place::Leaf(number, name), Some(row.get(2)))
+        }))
     }
 
     /// Marks a claimed chunk done. `hot_at` is what the claim told, where HOT updates are to be counted. Part of the chunk's transaction.
@@ -309,6 +339,14 @@ impl Store {
         let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
         let rows = self.rows(client, "read what chunks cost", &self.sql.stretches, &params).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    }
+
+    /// Partitions that were not there when a run began which went leaf by leaf.
+    pub async fn new_leaves(&self, client: &Client, run_id: i64) -> Result<Vec<String>> {
+        let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
+        let rows =
+            self.rows(client, "look for new partitions", &self.sql.new_leaves, &params).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// The chunk map as evidence.

@@ -10,6 +10,8 @@ struct Keys {
     key: &'static str,
     rows: &'static str,
     setup: &'static str,
+    /// How the table is partitioned, and statements that make its partitions.
+    partitions: (&'static str, &'static str),
 }
 
 const PLAIN: Keys = Keys {
@@ -18,10 +20,52 @@ const PLAIN: Keys = Keys {
     key: "id",
     rows: "select i * 3 - 900 + case when i > 2000 then 1000000000000 else 0 end from generate_series(1, 3000) i",
     setup: "",
+    partitions: ("", ""),
 };
 
-const ALL: [Keys; 14] = [
+const ALL: [Keys; 17] = [
     PLAIN,
+    Keys {
+        name: "bigint in partitions by hash",
+        partitions: (
+            "partition by hash (id)",
+            "create table t_0 partition of t for values with (modulus 3, remainder 0);
+             create table t_1 partition of t for values with (modulus 3, remainder 1);
+             create table t_2 partition of t for values with (modulus 3, remainder 2)",
+        ),
+        ..PLAIN
+    },
+    Keys {
+        name: "bigint and date in partitions of partitions, some empty",
+        columns: "a bigint, b date, primary key (a, b)",
+        key: "a, b",
+        rows: "select i, '2026-01-01'::date + i % 100 from generate_series(1, 3000) i",
+        partitions: (
+            "partition by range (b)",
+            "create table t_3 partition of t for values from ('2026-01-01') to ('2026-02-01');
+             create table t_2 partition of t for values from ('2026-02-01') to ('2026-03-01') partition by list (a);
+             create table t_2_some partition of t_2 for values in (31, 32, 131, 132);
+             create table t_2_none partition of t_2 for values in (1, 2);
+             create table t_2_rest partition of t_2 default;
+             create table t_1 partition of t for values from ('2027-01-01') to ('2028-01-01');
+             create table t_0 partition of t default",
+        ),
+        ..PLAIN
+    },
+    Keys {
+        name: "enum and int in partitions whose columns stand in another order",
+        columns: "a mood, b int, primary key (b, a)",
+        key: "b, a",
+        rows: "select i / 2, (array['sad', 'ok', 'happy'])[1 + i % 3]::mood from generate_series(1, 3000) i",
+        partitions: (
+            "partition by list (a)",
+            "create table t_b (v text, gone int, n int not null default 0, b int not null, a mood not null);
+             alter table t_b drop column gone;
+             alter table t attach partition t_b for values in ('sad');
+             create table t_a partition of t for values in ('ok', 'happy')",
+        ),
+        ..PLAIN
+    },
     Keys {
         name: "int, skewed",
         columns: "id int primary key",
@@ -88,41 +132,51 @@ const ALL: [Keys; 14] = [
         columns: "a mood, b int, primary key (a, b)",
         key: "a, b",
         rows: "select (array['sad', 'ok', 'happy'])[1 + i % 3]::mood, i from generate_series(1, 3000) i",
-        setup: "",
+        ..PLAIN
     },
     Keys {
         name: "int and text, one value in nine of ten",
         columns: "a int, b text, primary key (a, b)",
         key: "a, b",
         rows: "select case when i % 10 = 0 then i else 1 end, md5(i::text) from generate_series(1, 3000) i",
-        setup: "",
+        ..PLAIN
     },
     Keys {
         name: "text, date and bigint",
         columns: "a text, b date, c bigint, primary key (b, a, c)",
         key: "b, a, c",
         rows: "select 'x' || i % 7, '2024-01-01'::date + i % 50, i from generate_series(1, 3000) i",
-        setup: "",
+        ..PLAIN
     },
 ];
 
-/// Keys whose type the server hashes by no function of its own name.
-const WITHOUT_HASH: [&str; 2] = ["date", "timestamptz"];
+/// Keys whose last column is of a type that the server hashes by no function of its own name.
+const WITHOUT_HASH: [&str; 3] =
+    ["date", "timestamptz", "bigint and date in partitions of partitions, some empty"];
 
 /// The keys that can be gone through in an order.
 fn keys_for(order: &str) -> impl Iterator<Item = &'static Keys> {
-    let is_plain = order == ORDERS[0];
-    ALL.iter().filter(move |keys| is_plain || !WITHOUT_HASH.contains(&keys.name))
+    let fits = move |keys: &&Keys| match order {
+        AS_IT_LIKES => !keys.partitions.0.is_empty(),
+        "order = \"key\"\n" => true,
+        _ => !WITHOUT_HASH.contains(&keys.name),
+    };
+    ALL.iter().filter(fits)
 }
 
-/// A table `t`, and a copy `expected` on which the one big UPDATE was run.
 /// Slices, and stripes that are several windows of these tables.
 const ORDERS: [&str; 2] = ["order = \"key\"\n", "order = \"striped\"\nstripes = 8\n"];
 
+/// Such small tables are gone through in slices then, but partitions leaf by leaf.
+const AS_IT_LIKES: &str = "";
+
+/// A table `t`, and a copy `expected` on which the one big UPDATE was run.
 fn prepare(db: &Db, keys: &Keys, order: &str) {
     let Keys { columns, key, rows, setup, .. } = keys;
     db.sql.run("create type mood as enum ('happy', 'ok', 'sad')");
-    db.sql.run(&format!("create table t ({columns}, n int not null default 0, v text)"));
+    let (by, partitions) = keys.partitions;
+    db.sql.run(&format!("create table t ({columns}, n int not null default 0, v text) {by}"));
+    db.sql.run(partitions);
     let names = key.split(", ").collect::<Vec<_>>();
     let names = if names.len() == 3 { "a, b, c".to_owned() } else { names.join(", ") };
     db.sql.run(&format!("insert into t ({names}) {rows}"));
@@ -139,13 +193,17 @@ fn prepare(db: &Db, keys: &Keys, order: &str) {
         &format!(
             "table = \"t\"\n{key}{order}[[rule]]\nset = {{ n = \"n + 1\" }}\n[[rule]]\nfill = {{ v = \"'new'\" }}\n\
              [limits]\nworkers = 3\nchunk_rows_max = {}\n",
-            if order == ORDERS[0] { 97 } else { 15 }
+            if order == ORDERS[1] { 15 } else { 97 }
         ),
     );
 }
 
 /// Each key of the table lies in exactly one chunk of the newest run.
-fn each_key_in_one_chunk(db: &Db, keys: &Keys) {
+fn each_key_in_one_chunk(db: &Db, keys: &Keys, order: &str) {
+    let newest = "run_id = (select max(run_id) from backfill.run)";
+    let is_by_leaf =
+        db.sql.text(&format!("select leaves is not null from backfill.run where {newest}")) == "t";
+    assert_eq!(is_by_leaf, !keys.partitions.0.is_empty() && order != ORDERS[0], "{}", keys.name);
     let row = |bound: &str| {
         let columns: Vec<&str> = keys.key.split(", ").collect();
         let types = db.sql.rows(&format!(
@@ -155,12 +213,19 @@ fn each_key_in_one_chunk(db: &Db, keys: &Keys) {
         ));
         let cast = |i: usize| {
             let ty = if types[i][0] == "character" { "bpchar" } else { &types[i][0] };
-            format!("c.{bound}[{}]::{ty}", i + 1)
+            format!("c.{bound}[{}]::{ty}", i + 1 + usize::from(is_by_leaf))
         };
-        format!("({})", (0..columns.len()).map(cast).collect::<Vec<_>>().join(", "))
+        let leaf = is_by_leaf.then(|| format!("c.{bound}[1]::int"));
+        format!(
+            "({})",
+            leaf.into_iter().chain((0..columns.len()).map(cast)).collect::<Vec<_>>().join(", ")
+        )
     };
     let columns: Vec<String> = keys.key.split(", ").map(|column| format!("t.{column}")).collect();
-    let key = columns.join(", ");
+    let leaf = is_by_leaf.then(|| {
+        format!("array_position((select leaves from backfill.run where {newest}), t.tableoid)")
+    });
+    let key = leaf.into_iter().chain(columns.clone()).collect::<Vec<_>>().join(", ");
     let stripe = stripe_of(db, &columns);
     let counts = db.sql.rows(&format!(
         "select chunks, count(*) from (
@@ -227,6 +292,11 @@ fn every_key_type_is_covered_exactly_once_in_stripes() {
 }
 
 #[test]
+fn every_partition_is_covered_exactly_once() {
+    every_key_type(Which::Found, AS_IT_LIKES);
+}
+
+#[test]
 fn every_key_type_is_covered_exactly_once_in_stripes_on_13() {
     every_key_type(Which::Oldest, ORDERS[1]);
 }
@@ -242,7 +312,7 @@ fn every_key_type(which: Which, order: &str) {
         prepare(&db, keys, order);
         let ran = db.backfill(&["run", "law"]);
         assert_eq!(ran.code, 0, "{}: {}", keys.name, ran.stderr);
-        each_key_in_one_chunk(&db, keys);
+        each_key_in_one_chunk(&db, keys, order);
         equals_the_one_big_update(&db, keys);
         assert!(db.chunks_done() >= 31, "{}: chunks of at most 97 rows", keys.name);
         db.backfill(&["verify", "law"]).exits(0);
@@ -262,6 +332,11 @@ fn interrupted_and_resumed_is_the_same_in_stripes() {
     interrupted_and_resumed(ORDERS[1]);
 }
 
+#[test]
+fn interrupted_and_resumed_is_the_same_leaf_by_leaf() {
+    interrupted_and_resumed(AS_IT_LIKES);
+}
+
 fn interrupted_and_resumed(order: &str) {
     for keys in keys_for(order) {
         let db = Db::found();
@@ -278,7 +353,7 @@ fn interrupted_and_resumed(order: &str) {
             db.is_interrupted("law");
         }
         db.backfill(&["resume", "law"]).exits(0);
-        each_key_in_one_chunk(&db, keys);
+        each_key_in_one_chunk(&db, keys, order);
         equals_the_one_big_update(&db, keys);
 
         for kill_after in KILLS {
@@ -307,6 +382,11 @@ fn an_application_that_writes_meanwhile_loses_nothing() {
 #[test]
 fn an_application_that_writes_meanwhile_loses_nothing_in_stripes() {
     an_application_that_writes(ORDERS[1]);
+}
+
+#[test]
+fn an_application_that_writes_meanwhile_loses_nothing_leaf_by_leaf() {
+    an_application_that_writes(AS_IT_LIKES);
 }
 
 fn an_application_that_writes(order: &str) {

@@ -20,6 +20,7 @@ mod migrate;
 mod migrate_lint;
 mod migrate_locks;
 mod pacing;
+mod partitions;
 mod patterns;
 mod plan;
 mod poison;

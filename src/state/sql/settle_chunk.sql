@@ -3,7 +3,8 @@
 update {schema}.chunk c
    set state = 'done', rows_done = $4, attempts = attempts + 1, took_ms = $5, settled_at = clock_timestamp(),
        settled_epoch = $3, error_sqlstate = null, error_message = null,
-       rows_hot = pg_catalog.pg_stat_get_xact_tuples_hot_updated(r.table_oid) - $6
+       rows_hot = pg_catalog.pg_stat_get_xact_tuples_hot_updated(
+                      case when r.leaves is null then r.table_oid else r.leaves[c.upto_key[1]::int] end) - $6
   from {schema}.run r
  where c.run_id = $1 and c.seq = $2 and c.state <> 'done' and r.run_id = $1 and r.epoch = $3
 returning c.seq, (pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn)::int8, c.rows_hot

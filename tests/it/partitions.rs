@@ -1,0 +1,264 @@
+//! Partitioned tables: gone through leaf by leaf where that is the same as going through the parent, and whatever becomes of a leaf
+//! meanwhile.
+
+use crate::support::{Db, wait_for};
+
+/// A table in five partitions of as many rows each, and one without any.
+fn table(db: &Db, each: u32, with: &str) {
+    db.sql.run(
+        "create table t (id bigint, part int, n int not null default 0, v text, body text, primary key (id, part)) partition by list (part)",
+    );
+    for part in 1..=6 {
+        db.sql.run(&format!("create table t_{part} partition of t for values in ({part}) {with}"));
+    }
+    db.sql.run(&format!(
+        "insert into t select i, 1 + i / {each}, 0, null, repeat(md5(i::text), 4) from generate_series(0, {each} * 5 - 1) i"
+    ));
+    db.sql.run("vacuum analyze t");
+}
+
+const SET: &str = "table = \"t\"\n[[rule]]\nset = { n = \"n + 1\" }\n";
+
+const LEAVES: &str = "select leaves is not null from backfill.run order by run_id desc limit 1";
+
+#[test]
+fn each_leaf_is_striped_counted_and_vacuumed_by_itself() {
+    let db = Db::found();
+    table(&db, 24_000, "with (autovacuum_enabled = off)");
+    db.spec("set", SET);
+    let plan = db.backfill(&["plan", "set"]).exits(0);
+    let plan =
+        plan.prints("6, one after the other: public.t_1 ").prints("and 2 more (-v names them)");
+    plan.prints("in 13 stripes by key (id, part)");
+    let plan = db.backfill(&["plan", "set", "--json"]).exits(0).json();
+    let leaves = plan["leaves"].as_array().unwrap();
+    assert_eq!(leaves.len(), 6);
+    assert_eq!(leaves[4]["ceiling"], serde_json::json!(["119999", "5"]));
+    assert_eq!(leaves[5]["ceiling"], serde_json::Value::Null);
+    db.backfill(&["run", "set"]).exits(0).says("HOT");
+    assert_eq!(db.sql.text(LEAVES), "t");
+    assert_eq!(db.sql.number("select count(*) from t where n = 1"), 120_000);
+    let storage = db.status("set")["storage"].clone();
+    assert_eq!(storage["cut_by"], "stripes");
+    assert!(storage["hot_share"].as_f64().unwrap() > 0.4, "{storage}");
+    assert_eq!(db.sql.number("select count(distinct upto_key[1]) from backfill.chunk"), 5);
+    db.backfill(&["reverse", "set"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n = 0"), 120_000);
+
+    // In slices nothing is HOT, and each leaf is vacuumed once a good part of it is dead.
+    db.sql.run("create index on t (n)");
+    db.spec(
+        "slices",
+        &format!("{SET}[vacuum]\nevery = \"40%\"\n[limits]\nrate = \"40000 rows/s\"\nchunk_rows_max = 2000\n"),
+    );
+    db.backfill(&["run", "slices"]).exits(0);
+    let vacuums = db.status("slices")["storage"]["vacuums"].as_i64().unwrap();
+    db.sql.wait_for(
+        "the server's counters",
+        &format!("select sum(vacuum_count) >= {vacuums} + 6 from pg_stat_user_tables where relname like 't\\__'"),
+    );
+    let each =
+        "select count(*) from pg_stat_user_tables where relname like 't\\__' and vacuum_count > 1";
+    assert!(db.sql.number(each) >= 3, "leaves vacuumed on the way: {}", db.sql.number(each));
+    assert_eq!(db.sql.number("select count(*) from t where n = 1"), 120_000);
+}
+
+/// Waits until chunks of the second leaf are done, and stops there.
+fn stop_in_the_second_leaf(db: &Db, name: &str) {
+    let run = db.start(&["run", name, "--rate", "20000 rows/s"]);
+    wait_for("the second leaf is begun", || {
+        db.sql.text("select to_regclass('backfill.chunk') is not null") == "t"
+            && db.sql.number(
+                "select count(*) from backfill.chunk where state = 'done' and upto_key[1] = '2'",
+            ) > 0
+    });
+    db.backfill(&["pause", name]).exits(0);
+    run.wait();
+}
+
+#[test]
+fn leaves_that_are_renamed_detached_dropped_and_attached_meanwhile() {
+    let db = Db::found();
+    table(&db, 6_000, "");
+    let spec = format!("{SET}[limits]\nchunk_rows_max = 200\nworkers = 2\n");
+    db.spec("set", &spec);
+    stop_in_the_second_leaf(&db, "set");
+    db.sql.run(
+        "alter table t_2 rename to \"t 2\"; create schema elsewhere; alter table t_3 set schema elsewhere;
+         alter table t detach partition t_4; drop table t_5;
+         create table late partition of t for values in (5); insert into t select i, 5 from generate_series(1, 100) i",
+    );
+    db.backfill(&["resume", "set"]).exits(0);
+    assert_eq!(
+        db.sql.rows("select part, n, count(*) from t group by part, n order by part"),
+        [["1", "1", "6000"], ["2", "1", "6000"], ["3", "1", "6000"], ["5", "0", "100"]]
+    );
+    assert_eq!(db.sql.number("select count(*) from t_4 where n <> 0"), 0, "it is no part any more");
+    let verified = db.backfill(&["verify", "set"]).exits(0);
+    verified.prints("partitions that are there since it began are not looked at").prints("late");
+    // The way back does not mind either.
+    db.sql.run("alter table t attach partition t_4 for values in (4)");
+    db.backfill(&["reverse", "set"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n <> 0"), 0);
+}
+
+#[test]
+fn a_leaf_dropped_under_a_run_at_work() {
+    let db = Db::found();
+    table(&db, 6_000, "");
+    db.spec("set", &format!("{SET}[limits]\nchunk_rows_max = 200\nworkers = 2\n"));
+    let mut run = db.start(&["run", "set", "--rate", "10000 rows/s"]);
+    wait_for("the second leaf is begun", || {
+        db.sql.text("select to_regclass('backfill.chunk') is not null") == "t"
+            && db.sql.number(
+                "select count(*) from backfill.chunk where state = 'done' and upto_key[1] = '2'",
+            ) > 0
+    });
+    db.sql.run("alter table t detach partition t_2; drop table t_2; drop table t_4");
+    assert!(!run.is_over());
+    run.wait().exits(0);
+    assert_eq!(
+        db.sql.rows("select part, n, count(*) from t group by part, n order by part"),
+        [["1", "1", "6000"], ["3", "1", "6000"], ["5", "1", "6000"]]
+    );
+    assert_eq!(db.sql.number("select count(*) from backfill.chunk where state <> 'done'"), 0);
+}
+
+#[test]
+fn a_row_that_fails_is_found_in_its_leaf() {
+    let db = Db::found();
+    table(&db, 2_000, "");
+    db.sql.run("alter table t add check (n < 100 or id <> 7777)");
+    db.spec("set", "table = \"t\"\n[[rule]]\nset = { n = \"case when id = 7777 then 100 else n + 1 end\" }\n[undo]\nmode = \"capture\"\n");
+    db.backfill(&["run", "set"]).exits(5).says("(7777, 4)");
+    assert_eq!(db.sql.number("select count(*) from t where n = 1"), 9_999);
+    let aside = db.sql.rows("select key from backfill.quarantine");
+    assert_eq!(aside, [["{7777,4}"]]);
+    db.sql.run("alter table t drop constraint t_check");
+    db.backfill(&["retry", "set"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n = 100"), 1);
+    db.backfill(&["reverse", "set"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n <> 0"), 0);
+}
+
+#[test]
+fn rules_give_back_leaf_by_leaf_too() {
+    let db = Db::found();
+    table(&db, 2_000, "");
+    db.spec(
+        "set",
+        "table = \"t\"\n[[rule]]\nset = { n = \"n + 1\" }\n[undo]\nmode = \"statement\"\n[[undo.rule]]\nset = { n = \"n - 1\" }\n",
+    );
+    db.backfill(&["run", "set"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n = 1"), 10_000);
+    db.backfill(&["reverse", "set"]).exits(0);
+    assert_eq!(db.sql.text(LEAVES), "t");
+    assert_eq!(db.sql.number("select count(*) from t where n = 0"), 10_000);
+}
+
+/// What makes a statement on a leaf another one than that on the table; the run goes through the parent then.
+#[test]
+fn the_parent_is_gone_through_where_a_leaf_would_not_be_the_same() {
+    let db = Db::found();
+    table(&db, 400, "");
+    db.sql.run(
+        "create function nothing() returns trigger language plpgsql as $$ begin return null; end $$;
+         create function n_of(t) returns int language sql immutable as 'select $1.n'",
+    );
+    let spec = |when: &str| {
+        format!("table = \"t\"\n[[rule]]\nwhen = \"{when}\"\nset = {{ n = \"t.n + 1\" }}\n")
+    };
+    let statement_trigger = "fires once a statement";
+    for (when, obstacle, undo, words) in [
+        (
+            "true",
+            "create trigger once after update on t for each statement execute function nothing()",
+            "drop trigger once on t",
+            statement_trigger,
+        ),
+        (
+            "true",
+            "create trigger once after update on t_3 for each statement execute function nothing()",
+            "drop trigger once on t_3",
+            statement_trigger,
+        ),
+        (
+            "true",
+            "create rule other as on update to t_3 where old.n > 10 do instead nothing",
+            "drop rule other on t_3",
+            "has rules",
+        ),
+        ("n_of(t) = 0", "", "", "reads the row as a whole"),
+        ("public.t.n = 0", "", "", "the statement cannot name a partition"),
+    ] {
+        db.sql.run(obstacle);
+        db.spec("set", &spec(when));
+        let plan = db.backfill(&["plan", "set"]);
+        let line = plan.stdout.lines().find(|line| line.contains("leaves")).unwrap_or_default();
+        assert!(
+            line.contains("through the parent") && line.contains(words),
+            "{obstacle}{when}: {}{}",
+            plan.stdout,
+            plan.stderr
+        );
+        db.sql.run(undo);
+    }
+
+    db.spec("set", "table = \"t\"\norder = \"key\"\n[[rule]]\nset = { n = \"n + 1\" }\n");
+    db.backfill(&["run", "set"]).exits(0);
+    assert_eq!(db.sql.text(LEAVES), "f");
+    assert_eq!(db.sql.number("select count(*) from t where n = 1"), 2_000);
+}
+
+#[test]
+fn a_role_that_may_write_the_parent_alone_goes_through_it() {
+    let db = Db::found();
+    table(&db, 400, "");
+    let role = format!("clerk_{}", db.name);
+    db.sql.run(&format!(
+        "create role {role} login; grant create on database {} to {role}; grant select, update on t to {role}",
+        db.name
+    ));
+    db.spec("set", SET);
+    let url = format!("host={} user={role} dbname={}", db.socket_dir().display(), db.name);
+    let flags = ["--url", &url, "--accept-blind"];
+    let plan = db.backfill(&["plan", "set", "--url", &url]).exits(0);
+    plan.prints(&format!("GRANT SELECT, UPDATE (\"n\") ON \"public\".\"t_1\" TO \"{role}\";"));
+    db.backfill(&[&["run", "set"], &flags[..]].concat()).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n = 1"), 2_000);
+    assert_eq!(db.sql.text(LEAVES), "f");
+    for part in 1..=6 {
+        db.sql.run(&format!("grant select, update (n) on t_{part} to {role}"));
+    }
+    db.backfill(&[&["run", "set", "--again"], &flags[..]].concat()).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n = 2"), 2_000);
+    assert_eq!(db.sql.text(LEAVES), "t");
+    db.sql.run(&format!("drop owned by {role}"));
+}
+
+/// A run goes on as it began, whatever would be chosen by now.
+#[test]
+fn a_run_keeps_its_way() {
+    let db = Db::found();
+    table(&db, 6_000, "");
+    let trigger =
+        "create trigger once after update on t for each statement execute function nothing()";
+    db.sql.run("create function nothing() returns trigger language plpgsql as $$ begin return null; end $$");
+    db.spec("set", &format!("{SET}[limits]\nchunk_rows_max = 200\n"));
+    stop_in_the_second_leaf(&db, "set");
+    db.sql.run(trigger);
+    db.backfill(&["resume", "set"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n = 1"), 30_000);
+    // And the other way round.
+    let run = db.start(&["run", "set", "--again", "--rate", "20000 rows/s"]);
+    wait_for("chunks are done", || {
+        db.sql.number("select count(*) from backfill.chunk where state = 'done' and run_id = 2") > 0
+    });
+    db.backfill(&["pause", "set"]).exits(0);
+    run.wait();
+    assert_eq!(db.sql.text(LEAVES), "f");
+    db.sql.run("drop trigger once on t");
+    db.backfill(&["resume", "set"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n = 2"), 30_000);
+    assert_eq!(db.sql.text(LEAVES), "f");
+}
