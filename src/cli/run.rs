@@ -293,7 +293,7 @@ async fn take_up(
         return finish_cancel(ctx, client, &run).await;
     }
     let passed = ctx.store.sums(&client, run.run_id).await?.keys_cut;
-    let plan = plan.going_on_with(&run, passed).keeping(&ctx.store.images(run.run_id));
+    let plan = plan.going_on_with(&run, passed)?.keeping(&ctx.store.images(run.run_id));
     drive(ctx, client, Job { spec, plan }, run, flags, next).await
 }
 

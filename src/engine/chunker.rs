@@ -14,7 +14,7 @@ use crate::db::roll_back;
 use crate::db::session::Bounds;
 use crate::key::{Bound, KeyRange, Place};
 use crate::plan::rehearse::{params as range_params, typed};
-use crate::state::{Chunk, Cut, StoreError};
+use crate::state::{Chunk, Cut, Done, StoreError};
 
 /// The next chunks.
 #[derive(Debug)]
@@ -74,8 +74,9 @@ pub async fn cut(work: &Work, cutting: Cutting) -> Result<Sliced, Setback> {
             let count = i64::from(cutting.count) - cuts.len() as i64;
             let found = find_cuts(client, work, &place, &range, size, count).await;
             let (found, is_whole) = found.map_err(|error| {
-                Setback::Fault(Fault::from_error(&error, started.elapsed(), bounds.statement))
+                Setback::from_place(&error, &place, started.elapsed(), bounds.statement)
             })?;
+            check_place(client, work, &place).await.map_err(|e| store(e, started))?;
             cuts.extend(found.into_iter().map(|cut| Cut { upto: place.bound(&cut.upto), ..cut }));
             fully_cut = is_whole && cuts.last().map(|cut| &cut.upto) == work.ceiling.as_ref();
         }
@@ -110,6 +111,13 @@ async fn next_place(
     let Some((number, range)) = leaves.next(after) else { return Ok(None) };
     let (place, _) = work.store.find_leaf(client, work.run_id, number).await?;
     Ok(Some((place, range)))
+}
+
+/// Makes sure that a look went to the leaf it was for: it keeps a lock there, so that the name cannot have changed since.
+async fn check_place(client: &Client, work: &Work, place: &Place) -> Result<(), StoreError> {
+    let Place::Leaf(number, _) = place else { return Ok(()) };
+    let (now, _) = work.store.find_leaf(client, work.run_id, *number).await?;
+    if now == *place { Ok(()) } else { Err(StoreError::PlaceMeanwhile) }
 }
 
 /// Whole chunks first; where they end, the rest up to the ceiling. The last chunk ends at the ceiling itself, even when the row that had
@@ -175,8 +183,9 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
             return Ok(Halved::Empty);
         };
         let rows = client.query_typed(&sql, &typed(&params)).await.map_err(|error| {
-            Setback::Fault(Fault::from_error(&error, started.elapsed(), bounds.statement))
+            Setback::from_place(&error, &claim.place, started.elapsed(), bounds.statement)
         })?;
+        check_place(client, work, &claim.place).await.map_err(|e| store(e, started))?;
         let Some(row) = rows.first() else { return Ok(Halved::Empty) };
         let middle = Bound(row.get(0));
         let keys = (row.get::<_, i64>(1) as i32, row.get::<_, i64>(2) as i32);
@@ -203,12 +212,14 @@ pub async fn set_aside(
         let at = work.address(chunk.seq);
         let code = fault.sqlstate.as_deref().unwrap_or("XX000");
         let statements = async {
-            if work.store.claim(client, at).await?.done_rows.is_some() {
+            let claim = work.store.claim(client, at).await?;
+            if claim.done_rows.is_some() {
                 return Ok(());
             }
             work.store.release(client, at).await?;
             work.store.quarantine(client, at, key, code, &fault.message).await?;
-            work.store.settle(client, at, 0, 0, None).await.map(drop)
+            let done = Done { rows: 0, took_ms: 0, hot_at: None, place: &claim.place };
+            work.store.settle(client, at, done).await.map(drop)
         };
         let bound = Bounds::LOOKUP.statement;
         statements.await.map_err(|error| Setback::from_store(error, started.elapsed(), bound))

@@ -32,7 +32,7 @@ pub use stripes::{stripe_rows_max, window_max};
 
 use crate::db::session::Bounds;
 use crate::db::{Class, Database, Session};
-use crate::key::{Bound, Leaves};
+use crate::key::{Bound, Leaves, Place};
 use crate::plan::ChunkSql;
 use crate::settings::{Durability, Limits};
 use crate::sql::QualifiedName;
@@ -178,10 +178,26 @@ impl Setback {
         Setback::Fault(fault)
     }
 
+    /// A statement that went somewhere. A leaf that is not found there was dropped or renamed since its name was looked up, and the next
+    /// look will know better.
+    fn from_place(
+        error: &tokio_postgres::Error,
+        place: &Place,
+        elapsed: Duration,
+        timeout: Duration,
+    ) -> Setback {
+        let mut fault = Fault::from_error(error, elapsed, timeout);
+        let is_gone = fault.sqlstate.as_deref() == Some("42P01");
+        if is_gone && matches!(place, Place::Leaf(..)) {
+            fault.class = Class::Contention;
+        }
+        Setback::Fault(fault)
+    }
+
     fn from_store(error: StoreError, elapsed: Duration, timeout: Duration) -> Setback {
         match error {
             StoreError::EpochOver => Setback::TakenOver,
-            StoreError::CutMeanwhile => Setback::Fault(Fault {
+            StoreError::CutMeanwhile | StoreError::PlaceMeanwhile => Setback::Fault(Fault {
                 class: Class::Contention,
                 sqlstate: None,
                 message: error.to_string(),

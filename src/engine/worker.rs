@@ -15,10 +15,9 @@ use tokio_postgres::{CancelToken, Client};
 use super::{Fault, Setback, Work};
 use crate::db::session::Bounds;
 use crate::db::{Class, roll_back};
-use crate::key::Place;
 use crate::plan::ByRange;
 use crate::plan::rehearse::{params as range_params, typed};
-use crate::state::{Chunk, Claim, RunState};
+use crate::state::{Chunk, Claim, Done, RunState, StoreError};
 use crate::undo::Conflicts;
 
 /// A committed chunk.
@@ -143,7 +142,9 @@ async fn transaction(
         }
         let took = started.elapsed().as_millis() as i32;
         let hot_at = work.counts_hot.then_some(claim.hot_at);
-        work.store.settle(client, at, settled.rows, took, hot_at).await
+        let done = Done { rows: settled.rows, took_ms: took, hot_at, place: &claim.place };
+        let mark = work.store.settle(client, at, done).await?;
+        if mark.is_there { Ok(mark) } else { Err(StoreError::PlaceMeanwhile) }
     };
     let marked = marked.await;
     let mark =
@@ -173,13 +174,7 @@ async fn write(
     let params = range_params(&claim.range);
     let mut step = Instant::now();
     let fault = |error: tokio_postgres::Error, step: Instant| {
-        let mut fault = Fault::from_error(&error, step.elapsed(), bounds.statement);
-        // Dropped or renamed since the claim, which will know better next time.
-        let is_gone = fault.sqlstate.as_deref() == Some("42P01");
-        if is_gone && matches!(claim.place, Place::Leaf(..)) {
-            fault.class = Class::Contention;
-        }
-        Setback::Fault(fault)
+        Setback::from_place(&error, &claim.place, step.elapsed(), bounds.statement)
     };
     let here = |sql: &ByRange| claim.place.text(sql.get(form)).map(Cow::into_owned);
     let target = work.sql.keep.as_ref().map_or(&work.sql.update, |keep| &keep.write);

@@ -3,31 +3,22 @@
 //! A leaf by itself can be striped, vacuumed and its versions looked at; its parent can not. But a statement on a leaf is not the
 //! statement on the table: it needs privileges there, and other triggers, rules and policies hold.
 
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row};
 
 use super::judge::analyse;
 use super::probe::Uses;
 use super::statement::{Builder, ByRange, ChunkSql};
 use super::table::{self, Table};
-use super::{Plan, PlanError};
+use super::tree::{LeafNow, Tree};
+use super::{Plan, PlanError, Refusal};
 use crate::db::Session;
+use crate::db::error::sqlstate;
 use crate::db::session::Bounds;
-use crate::key::{Bound, Form, LEAF, Leaf, Leaves, Place};
+use crate::key::{Bound, Form, Key, LEAF, Leaf, Leaves, Place};
 use crate::spec::Kind;
-use crate::sql::{Ident, QualifiedName};
+use crate::sql::SqlText;
 use crate::state::Run;
-
-/// A leaf as it is now.
-#[derive(Clone, Debug)]
-pub struct LeafNow {
-    /// `pg_class.oid`.
-    pub oid: u32,
-    /// Its name.
-    pub name: QualifiedName,
-    /// Bytes of its heap.
-    pub heap_bytes: i64,
-}
 
 /// How a run goes through a partitioned table leaf by leaf.
 #[derive(Clone, Debug)]
@@ -110,19 +101,46 @@ impl Plan {
         self.by_leaf().and_then(ByLeaf::trial).unwrap_or_else(whole)
     }
 
-    /// Goes on through the leaves that a run began with, or through the parent if it began so; whatever would be chosen now.
-    pub(super) fn set_leaves_of(&mut self, run: &Run) {
+    /// What an application must not do while this goes leaf by leaf.
+    pub(super) fn leaf_warning(&self) -> Option<String> {
+        let columns = self.by_leaf().and(self.tree.as_ref()).and_then(Tree::roaming)?;
+        Some(format!(
+            "a row whose {columns} is changed while the backfill runs moves to another partition, and may be missed or written twice"
+        ))
+    }
+
+    /// The partitions of a partitioned table; none of another one.
+    pub(super) async fn find_tree(&self, client: &Client) -> Result<Option<Tree>, PlanError> {
+        if self.table.kind != "p" {
+            return Ok(None);
+        }
+        let columns: Vec<&str> = self.written.iter().map(String::as_str).collect();
+        let found = Tree::find(client, self.table.oid, &self.key, &columns).await;
+        found.map(Some).map_err(|error| PlanError::Statement("look up the partitions", error))
+    }
+
+    /// Goes on through the leaves that a run began with, or through the parent if it began so; whatever would be chosen now. Refuses when
+    /// a statement on a leaf would be refused, or do something else than one on the table.
+    pub(super) fn set_leaves_of(&mut self, run: &Run) -> Result<(), PlanError> {
         let reason = || Err("as the run began".to_owned());
-        self.leaves = match (&run.leaves, self.leaves.take()) {
-            (Some(leaves), found) => {
-                let found = found.and_then(Result::ok);
-                let (now, sample) =
-                    found.map(|found| (found.now, found.sample)).unwrap_or_default();
-                let sql = self.builder().of_leaves().chunk_sql();
-                Some(Ok(ByLeaf { leaves: leaves.clone(), sql, now, sample }))
-            }
-            (None, found) => found.map(|_| reason()),
+        let Some(leaves) = &run.leaves else {
+            self.leaves = self.leaves.take().map(|_| reason());
+            return Ok(());
         };
+        let obstacle = self.tree.as_ref().and_then(|tree| tree.obstacle.as_ref());
+        if let Some(obstacle) = obstacle.filter(|obstacle| obstacle.is_firm) {
+            return Err(PlanError::Refused(vec![Refusal::new(
+                obstacle.what.clone(),
+                format!("run {} writes each partition by its own name", run.run_id),
+                "undo that, or do what it says; then go on",
+            )]));
+        }
+        let found = self.leaves.take().and_then(Result::ok);
+        let sample = found.and_then(|found| found.sample);
+        let now = self.tree.as_ref().map(|tree| tree.leaves.clone()).unwrap_or_default();
+        let sql = self.builder().of_leaves().chunk_sql();
+        self.leaves = Some(Ok(ByLeaf { leaves: leaves.clone(), sql, now, sample }));
+        Ok(())
     }
 }
 
@@ -133,124 +151,131 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// How to go through a partitioned table leaf by leaf, or why not; none for a table without partitions.
+/// How to go through a partitioned table leaf by leaf, or why not. The statements are those of `builder`, and of `back` where the spec
+/// says how it is taken back.
 pub(super) async fn find(
     client: &Client,
     session: &Session,
-    builder: Builder<'_>,
-    table: &Table,
+    (builder, back): (Builder<'_>, Option<Builder<'_>>),
+    tree: &Tree,
     uses: &[Uses],
-) -> Result<Option<Result<ByLeaf, String>>, PlanError> {
-    let lookup = |error| PlanError::Statement("look up the partitions", error);
-    if table.kind != "p" {
-        return Ok(None);
+) -> Result<Result<ByLeaf, String>, PlanError> {
+    if let Some(reason) = against(&builder, tree, uses) {
+        return Ok(Err(reason));
     }
+    let leaf_builder = Builder { leaf: Some(LEAF.to_owned()), ..builder };
+    let found = match ceilings(client, session, &leaf_builder.ceiling(), &tree.leaves).await {
+        Ok(ceilings) => in_key_order(client, session, builder.key, ceilings).await,
+        Err(error) => Err(error),
+    };
+    let found = match found {
+        Ok(found) => found,
+        // Dropped just now, or out of this role's reach in a way that the catalogs did not tell.
+        Err(error) if matches!(sqlstate(&error), Some("42P01" | "42501")) => {
+            return Ok(Err(crate::db::message(&error)));
+        }
+        Err(error) => return Err(PlanError::Statement("find the greatest keys", error)),
+    };
+    let has_rows = |(_, leaf): &&(LeafNow, Leaf)| leaf.ceiling.is_some();
+    let largest = found.iter().filter(has_rows).max_by_key(|(now, _)| now.heap_bytes);
+    let Some((largest, _)) = largest.or(found.first()) else {
+        return Ok(Err("it has no partitions".to_owned()));
+    };
+    let lookup = |error| PlanError::Statement("look up the partitions", error);
+    let Some(sample) = table::find(client, &largest.name.to_string()).await.map_err(lookup)? else {
+        return Ok(Err(format!("{} was dropped just now", largest.name.plain())));
+    };
+    let width = builder.key.columns.len();
+    for (builder, what) in [(Some(builder), "statement"), (back, "undo statement")] {
+        let Some(builder) = builder else { continue };
+        let builder = Builder { leaf: Some(largest.name.to_string()), ..builder };
+        let sql: SqlText = builder.update(Form::FIRST);
+        if let Err(error) = analyse(client, session, &sql, width).await? {
+            let message = crate::db::message(&error);
+            return Ok(Err(format!("the {what} cannot name a partition: {message}")));
+        }
+    }
+    let (now, leaves) = found.into_iter().unzip();
+    let sql = leaf_builder.chunk_sql();
+    Ok(Ok(ByLeaf { leaves: Leaves(leaves), sql, now, sample: Some(sample) }))
+}
+
+/// What speaks against going leaf by leaf.
+fn against(builder: &Builder<'_>, tree: &Tree, uses: &[Uses]) -> Option<String> {
     if builder.spec.order.kind == Kind::Key {
-        return Ok(Some(Err("the spec says `order = \"key\"`".to_owned())));
+        return Some("the spec says `order = \"key\"`".to_owned());
     }
     // Leaves may have their columns in another order, and are of other row types.
     if uses.iter().any(|uses| uses.columns.is_none()) {
-        return Ok(Some(Err("an expression reads the row as a whole".to_owned())));
+        return Some("an expression reads the row as a whole".to_owned());
     }
-    let names: Vec<&str> = builder.targets.iter().map(|target| target.name.as_str()).collect();
-    let tree = client
-        .query_typed(TREE, &[(&table.oid, Type::OID), (&names, Type::TEXT_ARRAY)])
-        .await
-        .map_err(lookup)?;
-    if let Some(obstacle) = tree.iter().find_map(|row| obstacle(row, &names)) {
-        return Ok(Some(Err(obstacle)));
+    if let Some(obstacle) = &tree.obstacle {
+        return Some(obstacle.what.clone());
     }
-    let is_leaf = |row: &&Row| row.get(3);
-    let now: Vec<LeafNow> = tree.iter().filter(is_leaf).map(read_leaf).collect();
-    let Some(largest) = now.iter().max_by_key(|leaf| leaf.heap_bytes) else {
-        return Ok(Some(Err("it has no partitions".to_owned())));
-    };
-    let Some(sample) = table::find(client, &largest.name.to_string()).await.map_err(lookup)? else {
-        return Ok(Some(Err(format!("{} was dropped just now", largest.name.plain()))));
-    };
-    let builder = Builder { leaf: Some(largest.name.to_string()), ..builder };
-    let width = builder.key.columns.len();
-    if let Err(error) = analyse(client, session, &builder.update(Form::FIRST), width).await? {
-        let message = crate::db::message(&error);
-        return Ok(Some(Err(format!("the statement cannot name a partition: {message}"))));
-    }
-    let builder = builder.of_leaves();
-    let leaves = ceilings(client, session, &builder.ceiling(), &now).await?;
-    Ok(Some(Ok(ByLeaf { leaves, sql: builder.chunk_sql(), now, sample: Some(sample) })))
-}
-
-/// The table and all below it; none is a foreign table, because those cannot be below a unique index. Statement triggers fire for the table that is named alone, and policies and rules are its own.
-const TREE: &str = "
-    select c.oid, n.nspname::text, c.relname::text, t.isleaf, pg_catalog.pg_relation_size(c.oid),
-           not t.isleaf or pg_catalog.has_table_privilege(c.oid, 'select'),
-           not t.isleaf or (select bool_and(pg_catalog.has_column_privilege(c.oid, w, 'update')) from unnest($2::text[]) w),
-           pg_catalog.row_security_active(c.oid),
-           exists (select from pg_catalog.pg_rewrite r where r.ev_class = c.oid),
-           (select g.tgname::text from pg_catalog.pg_trigger g
-             where g.tgrelid = c.oid and not g.tgisinternal and g.tgenabled <> 'D' and g.tgtype & 16 = 16 and g.tgtype & 1 = 0
-             limit 1),
-           current_user::text
-      from pg_catalog.pg_partition_tree($1::oid::regclass) t
-      join pg_catalog.pg_class c on c.oid = t.relid
-      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-     order by 2, 3";
-
-fn read_leaf(row: &Row) -> LeafNow {
-    LeafNow {
-        oid: row.get(0),
-        name: QualifiedName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
-        heap_bytes: row.get(4),
-    }
-}
-
-/// Why a statement on this member of the tree would not do what one on the table does.
-fn obstacle(row: &Row, written: &[&str]) -> Option<String> {
-    let leaf = read_leaf(row);
-    let (name, plain) = (&leaf.name, leaf.name.plain());
-    let role = Ident::new(row.get::<_, String>(10));
-    let (may_select, may_update): (bool, bool) = (row.get(5), row.get(6));
-    if !may_select || !may_update {
-        let columns: Vec<String> = written.iter().map(|c| Ident::new(*c).to_string()).collect();
-        let grant = format!("GRANT SELECT, UPDATE ({}) ON {name} TO {role};", columns.join(", "));
-        return Some(format!(
-            "role {role} may not read and write partition {plain} itself: {grant}"
-        ));
-    }
-    if row.get(7) {
-        return Some(format!("row-level security of partition {plain} would hold"));
-    }
-    if row.get(8) {
-        return Some(format!("{plain} has rules"));
-    }
-    let trigger: Option<String> = row.get(9);
-    trigger.map(|trigger| format!("trigger {trigger} of {plain} fires once a statement"))
+    let columns = tree.roaming().filter(|_| builder.spec.order.kind != Kind::Striped)?;
+    Some(format!(
+        "rows whose {columns} is changed meanwhile move to another partition, and could be missed or written twice; if that cannot \
+         happen, say `order = \"striped\"`"
+    ))
 }
 
 /// Leaves asked for their greatest key in one statement: a lock and an index look-up each.
 const ASKED_AT_ONCE: usize = 100;
 
-/// The greatest key of every leaf.
+/// Every leaf with its greatest key.
 async fn ceilings(
     client: &Client,
     session: &Session,
     sql: &str,
     now: &[LeafNow],
-) -> Result<Leaves, PlanError> {
-    let failed = |error| PlanError::Statement("find the greatest keys", error);
-    let mut leaves: Vec<Leaf> =
-        now.iter().map(|leaf| Leaf { oid: leaf.oid, ceiling: None }).collect();
-    for (batch, leaves) in now.chunks(ASKED_AT_ONCE).zip(leaves.chunks_mut(ASKED_AT_ONCE)) {
-        let one = |(i, leaf): (usize, &LeafNow)| {
-            format!("SELECT {i}, ({})", sql.replace(LEAF, &leaf.name.to_string()))
+) -> Result<Vec<(LeafNow, Leaf)>, tokio_postgres::Error> {
+    let mut found: Vec<(LeafNow, Leaf)> =
+        now.iter().map(|now| (now.clone(), Leaf { oid: now.oid, ceiling: None })).collect();
+    for batch in found.chunks_mut(ASKED_AT_ONCE) {
+        let one = |(i, (now, _)): (usize, &(LeafNow, Leaf))| {
+            format!("SELECT {i}, ({})", sql.replace(LEAF, &now.name.to_string()))
         };
         let all: Vec<String> = batch.iter().enumerate().map(one).collect();
-        session.begin_read_only(client, Bounds::LOOKUP).await.map_err(failed)?;
-        let rows = client.query_typed(&all.join("\nUNION ALL\n"), &[]).await;
-        client.batch_execute("ROLLBACK").await.map_err(failed)?;
-        for row in rows.map_err(failed)? {
+        let rows = read(client, session, &all.join("\nUNION ALL\n"), &[]).await?;
+        for row in rows {
             let at = row.get::<_, i32>(0) as usize;
-            leaves[at].ceiling = row.get::<_, Option<Vec<String>>>(1).map(Bound);
+            batch[at].1.ceiling = row.get::<_, Option<Vec<String>>>(1).map(Bound);
         }
     }
-    Ok(Leaves(leaves))
+    Ok(found)
+}
+
+/// By their greatest keys, which is by their bounds where those lead the key; empty ones last.
+async fn in_key_order(
+    client: &Client,
+    session: &Session,
+    key: &Key,
+    leaves: Vec<(LeafNow, Leaf)>,
+) -> Result<Vec<(LeafNow, Leaf)>, tokio_postgres::Error> {
+    let bounds: Vec<Option<&Vec<String>>> =
+        leaves.iter().map(|(_, leaf)| leaf.ceiling.as_ref().map(|bound| &bound.0)).collect();
+    let bounds = serde_json::to_string(&bounds).unwrap_or_default();
+    let column = |(i, column): (usize, &crate::key::KeyColumn)| {
+        format!("(bound->>{i})::{}", column.type_sql)
+    };
+    let columns: Vec<String> = key.columns.iter().enumerate().map(column).collect();
+    let sql = format!(
+        "SELECT place - 1 FROM jsonb_array_elements($1::text::jsonb) WITH ORDINALITY AS b (bound, place) ORDER BY {}, place",
+        columns.join(", ")
+    );
+    let rows = read(client, session, &sql, &[(&bounds, Type::TEXT)]).await?;
+    let mut leaves: Vec<Option<(LeafNow, Leaf)>> = leaves.into_iter().map(Some).collect();
+    Ok(rows.iter().filter_map(|row| leaves[row.get::<_, i64>(0) as usize].take()).collect())
+}
+
+async fn read(
+    client: &Client,
+    session: &Session,
+    sql: &str,
+    params: &[(&(dyn tokio_postgres::types::ToSql + Sync), Type)],
+) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
+    session.begin_read_only(client, Bounds::LOOKUP).await?;
+    let rows = client.query_typed(sql, params).await;
+    client.batch_execute("ROLLBACK").await?;
+    rows
 }

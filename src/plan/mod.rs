@@ -20,6 +20,7 @@ mod sent;
 pub mod statement;
 pub mod surroundings;
 pub mod table;
+mod tree;
 
 use tokio_postgres::Client;
 
@@ -31,7 +32,7 @@ use checks::{
 };
 pub use forecast::Forecast;
 use judge::{check_statement, has_few_values, judge_all, remaining, targets};
-pub use leaves::{ByLeaf, LeafNow};
+pub use leaves::ByLeaf;
 pub use order::{Striping, Way};
 pub use rehearse::Rehearsal;
 use resolve::{check_columns, find_table, read_ceiling};
@@ -40,6 +41,8 @@ use statement::{Builder, Target};
 pub use statement::{ByRange, ChunkSql};
 use surroundings::Server;
 use table::Table;
+pub use tree::LeafNow;
+use tree::Tree;
 
 use crate::db::{ConnectError, Session};
 use crate::diagnostic::Report;
@@ -99,6 +102,8 @@ pub struct Plan {
     pub session: Session,
     /// For a partitioned table: how it goes through it leaf by leaf, or why through the parent.
     pub leaves: Option<Result<ByLeaf, String>>,
+    /// The partitions of a partitioned table.
+    tree: Option<Tree>,
     /// In which order it goes through the table.
     pub way: Way,
     /// Rows in the table, as the planner sees them.
@@ -164,18 +169,18 @@ impl Plan {
         let builder =
             Builder { spec, table: &table.name, key: &key, targets: &targets, leaf: None };
         check_statement(client, &session, spec, &builder).await?;
-        if let Some(back) = spec.way_back() {
-            let written = check_columns(&back, &table)?;
-            judge_all(client, &session, &back, &table).await?;
-            let targets = self::targets(&table, &written);
-            let builder = Builder {
-                spec: &back,
-                table: &table.name,
-                key: &key,
-                targets: &targets,
-                leaf: None,
-            };
-            check_statement(client, &session, &back, &builder).await?;
+        let back = spec.way_back();
+        let back_columns = back.as_ref().map(|back| check_columns(back, &table)).transpose()?;
+        let back_targets = self::targets(&table, &back_columns.unwrap_or_default());
+        let back = back.as_ref().map(|spec| Builder {
+            spec,
+            targets: &back_targets,
+            leaf: None,
+            ..builder
+        });
+        if let Some(back) = &back {
+            judge_all(client, &session, back.spec, &table).await?;
+            check_statement(client, &session, back.spec, back).await?;
         }
         let remaining = remaining(client, &session, spec, &table, &builder, &uses).await?;
         let mut plan = Plan {
@@ -195,6 +200,7 @@ impl Plan {
             published,
             warnings: Vec::new(),
             leaves: None,
+            tree: None,
             way: Way { striping: None, reason: String::new() },
             table_rows: 0,
             rows_to_do: 0,
@@ -203,7 +209,11 @@ impl Plan {
             table: table.clone(),
         };
         let needed = builder.needed().as_str().to_owned();
-        plan.leaves = leaves::find(client, &plan.session, builder, &table, &uses).await?;
+        plan.tree = plan.find_tree(client).await?;
+        if let Some(tree) = &plan.tree {
+            plan.leaves =
+                Some(leaves::find(client, &plan.session, (builder, back), tree, &uses).await?);
+        }
         plan.look_around(client, state_schema, accepted).await?;
         plan.table_rows =
             rehearse::planner_rows(client, &plan, &format!("SELECT 1 FROM {}", table.name)).await?;
@@ -339,6 +349,7 @@ impl Plan {
                 "backend {pid} ({user}) has a transaction open for {minutes} min: no dead row can be vacuumed meanwhile"
             ));
         }
+        warnings.extend(self.leaf_warning());
         warnings.extend(table_warnings(table));
         self.warnings = warnings;
         Ok(())

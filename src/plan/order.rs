@@ -59,10 +59,10 @@ impl Plan {
         if kind == crate::spec::Kind::Key {
             return plain(format!("{key}: the spec says so"));
         }
-        if let Some(what) = self.no_stripes() {
+        if let Some((what, why)) = self.no_stripes() {
             return match is_asked {
                 true => Err(Refusal::new(
-                    format!("the spec says `order = \"striped\"`: {what}"),
+                    format!("the spec says `order = \"striped\"`: {what}{why}"),
                     "stripes would bring nothing",
                     "remove `order`, and the order is chosen by itself",
                 )),
@@ -111,16 +111,21 @@ impl Plan {
             && correlation.is_some_and(|correlation| f64::from(correlation.abs()) < CORRELATED)
     }
 
-    /// Why there can be no stripes, or none that pay.
-    fn no_stripes(&self) -> Option<String> {
+    /// What keeps it from being striped or makes that not pay, and the reason where it has one of its own.
+    fn no_stripes(&self) -> Option<(String, String)> {
         if let Some(Err(reason)) = &self.leaves {
-            return Some(format!("its partitions are gone through as one, {reason}"));
+            return Some((
+                "its partitions are gone through as one".to_owned(),
+                format!(", {reason}"),
+            ));
         }
         if !self.key.is_spread() {
-            return Some("the type of its last column has no hash function".to_owned());
+            let what = "the type of its last column has no hash function".to_owned();
+            return Some((what, String::new()));
         }
         let blockers = self.hot_blockers.join(", ");
-        (!blockers.is_empty()).then(|| format!("{blockers} must be written for every row anyway"))
+        let what = format!("{blockers} must be written for every row anyway");
+        (!blockers.is_empty()).then_some((what, String::new()))
     }
 }
 

@@ -90,6 +90,7 @@ impl Plan {
             published,
             warnings: Vec::new(),
             leaves: None,
+            tree: None,
             way: Way { striping: None, reason: "as the run that it takes back".to_owned() },
             table_rows: taken.run.table_rows_estimate,
             rows_to_do: 0,
@@ -97,7 +98,8 @@ impl Plan {
             session,
             table: table.clone(),
         };
-        plan.set_leaves_of(taken.run);
+        plan.tree = plan.find_tree(client).await?;
+        plan.set_leaves_of(taken.run)?;
         Ok(plan)
     }
 

@@ -1,10 +1,10 @@
 //! The statements that a run really sends: with what a run under way has settled, and with what keeps before-images.
 
-use super::Plan;
 use super::capture::{self, Keep};
 use super::order::Way;
 use super::statement::{Builder, ChunkSql};
 use super::table::{self, Table};
+use super::{Plan, PlanError};
 use crate::key::Form;
 
 use crate::state::{Field, Images, Run};
@@ -19,14 +19,16 @@ impl Plan {
     /// Goes on with the key of a run and through its leaves. The key's hash decides which rows are a stripe, whatever the catalogs say by
     /// now; a run of an older version has none, and gets plain slices.
     ///
+    /// Refuses what has come up against statements on its leaves.
+    ///
     /// Of the rows of the table, `passed` have been cut already: what is left to do lies in the others.
-    pub fn going_on_with(mut self, run: &Run, passed: i64) -> Plan {
+    pub fn going_on_with(mut self, run: &Run, passed: i64) -> Result<Plan, PlanError> {
         let is_its_key = run.key == self.key;
         if !is_its_key {
             self.key = run.key.clone();
             self.sql = self.builder().chunk_sql();
         }
-        self.set_leaves_of(run);
+        self.set_leaves_of(run)?;
         let rows = (self.table_rows - passed).max(self.rows_to_do);
         self.way = self
             .choose_way(rows)
@@ -34,7 +36,7 @@ impl Plan {
         if !is_its_key && !self.key.is_spread() {
             self.way = Way { striping: None, reason: "as the run began".to_owned() };
         }
-        self
+        Ok(self)
     }
 
     /// With the statements that keep before-images in `images`, where the spec wants them kept.

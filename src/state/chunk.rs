@@ -57,6 +57,19 @@ pub struct Claim {
     pub hot_at: i64,
 }
 
+/// What a chunk did.
+#[derive(Clone, Copy, Debug)]
+pub struct Done<'a> {
+    /// Rows written.
+    pub rows: i64,
+    /// Since its claim.
+    pub took_ms: i32,
+    /// What the claim told, where HOT updates are to be counted.
+    pub hot_at: Option<i64>,
+    /// Where its statements went.
+    pub place: &'a Place,
+}
+
 /// What settling a chunk told.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
@@ -64,6 +77,9 @@ pub struct Mark {
     pub wal_at: i64,
     /// Rows written that needed no new index entry; none where nobody counted.
     pub hot: Option<i64>,
+    /// Whether the name that the statements used is that of the chunk's leaf. If not, they met another table, or one that is no part
+    /// any more, and must be rolled back.
+    pub is_there: bool,
 }
 
 /// A boundary found in the index.

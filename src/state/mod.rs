@@ -16,7 +16,7 @@ mod work;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-pub use chunk::{Chunk, Claim, Cover, Cut, Mark, Quarantined, Sums};
+pub use chunk::{Chunk, Claim, Cover, Cut, Done, Mark, Quarantined, Sums};
 pub use images::{Conflict, Field, FieldType, Images, Side};
 pub use records::{Actor, LogLine, NewRun, NewUndo, PinnedSpec};
 use records::{json, key_to_json, one, read_run};
@@ -50,6 +50,9 @@ pub enum StoreError {
     /// The slices were cut by another transaction meanwhile: one of ours whose answer was lost.
     #[error("the next slices were cut meanwhile")]
     CutMeanwhile,
+    /// A partition was renamed, detached or dropped between the look at its name and the statement that used it.
+    #[error("a partition was renamed, detached or dropped meanwhile")]
+    PlaceMeanwhile,
     /// The tables are of a newer version of this program.
     #[error("the state tables are of version {found}, this program knows {known}")]
     Newer {

@@ -4,7 +4,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use super::{
-    Chunk, Claim, Cover, Mark, Param, Quarantined, Result, RunState, Store, StoreError, Sums,
+    Chunk, Claim, Cover, Done, Mark, Param, Quarantined, Result, RunState, Store, StoreError, Sums,
     Tuned, json, one,
 };
 use crate::budget::Budget;
@@ -133,27 +133,28 @@ impl Store {
         }))
     }
 
-    /// Marks a claimed chunk done. `hot_at` is what the claim told, where HOT updates are to be counted. Part of the chunk's transaction.
-    pub async fn settle(
-        &self,
-        client: &Client,
-        at: Address,
-        rows_done: i64,
-        took_ms: i32,
-        hot_at: Option<i64>,
-    ) -> Result<Mark> {
+    /// Marks a claimed chunk done. Part of the chunk's transaction.
+    pub async fn settle(&self, client: &Client, at: Address, done: Done<'_>) -> Result<Mark> {
         let [run, seq, epoch] = at.params();
-        let params: [Param<'_>; 6] = [
+        let name = match done.place {
+            Place::Leaf(_, name) => Some(name),
+            Place::Table | Place::Gone(_) => None,
+        };
+        let schema = name.map(|name| name.schema.as_str());
+        let name = name.map(|name| name.name.as_str());
+        let params: [Param<'_>; 8] = [
             run,
             seq,
             epoch,
-            (&rows_done, Type::INT8),
-            (&took_ms, Type::INT4),
-            (&hot_at, Type::INT8),
+            (&done.rows, Type::INT8),
+            (&done.took_ms, Type::INT4),
+            (&done.hot_at, Type::INT8),
+            (&schema, Type::TEXT),
+            (&name, Type::TEXT),
         ];
         let rows = self.rows(client, "mark a chunk done", &self.sql.settle_chunk, &params).await?;
         let row = rows.first().ok_or(StoreError::EpochOver)?;
-        Ok(Mark { wal_at: row.get(1), hot: row.get(2) })
+        Ok(Mark { wal_at: row.get(1), hot: row.get(2), is_there: row.get(3) })
     }
 
     /// Sets the only row of a claimed chunk aside. Part of the transaction that marks the chunk done.

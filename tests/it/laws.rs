@@ -36,10 +36,10 @@ const ALL: [Keys; 17] = [
         ..PLAIN
     },
     Keys {
-        name: "bigint and date in partitions of partitions, some empty",
-        columns: "a bigint, b date, primary key (a, b)",
-        key: "a, b",
-        rows: "select i, '2026-01-01'::date + i % 100 from generate_series(1, 3000) i",
+        name: "date and bigint in partitions of partitions, some empty",
+        columns: "a bigint, b date, primary key (b, a)",
+        key: "b, a",
+        rows: "select '2026-01-01'::date + i % 100, i from generate_series(1, 3000) i",
         partitions: (
             "partition by range (b)",
             "create table t_3 partition of t for values from ('2026-01-01') to ('2026-02-01');
@@ -151,8 +151,10 @@ const ALL: [Keys; 17] = [
 ];
 
 /// Keys whose last column is of a type that the server hashes by no function of its own name.
-const WITHOUT_HASH: [&str; 3] =
-    ["date", "timestamptz", "bigint and date in partitions of partitions, some empty"];
+const WITHOUT_HASH: [&str; 2] = ["date", "timestamptz"];
+
+/// Keys that do not begin with what decides the partition: a row may move far when that changes, so the parent is gone through.
+const ROAMING: &str = "enum and int in partitions whose columns stand in another order";
 
 /// The keys that can be gone through in an order.
 fn keys_for(order: &str) -> impl Iterator<Item = &'static Keys> {
@@ -203,7 +205,11 @@ fn each_key_in_one_chunk(db: &Db, keys: &Keys, order: &str) {
     let newest = "run_id = (select max(run_id) from backfill.run)";
     let is_by_leaf =
         db.sql.text(&format!("select leaves is not null from backfill.run where {newest}")) == "t";
-    assert_eq!(is_by_leaf, !keys.partitions.0.is_empty() && order != ORDERS[0], "{}", keys.name);
+    let is_due = match order {
+        AS_IT_LIKES => keys.name != ROAMING,
+        order => order != ORDERS[0],
+    };
+    assert_eq!(is_by_leaf, !keys.partitions.0.is_empty() && is_due, "{}", keys.name);
     let row = |bound: &str| {
         let columns: Vec<&str> = keys.key.split(", ").collect();
         let types = db.sql.rows(&format!(

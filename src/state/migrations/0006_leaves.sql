@@ -7,3 +7,6 @@ alter table {schema}.run
     add column leaf_ceilings jsonb,
     add check ((leaves is null) = (leaf_ceilings is null)),
     add check (cardinality(leaves) = jsonb_array_length(leaf_ceilings));
+
+-- Done without a look, because its leaf was dropped or detached.
+alter table {schema}.chunk add column passed_over boolean not null default false;

@@ -14,7 +14,7 @@ select c.state, c.rows_done, c.after_key, c.upto_key, r.state, r.control_version
             (select array[n.nspname::text, l.relname::text]
                from pg_catalog.pg_class l
                join pg_catalog.pg_namespace n on n.oid = l.relnamespace
-              where l.oid = r.leaves[c.upto_key[1]::int] and pg_catalog.pg_partition_root(l.oid) = r.table_oid::regclass) end,
+              where l.oid = r.leaves[c.upto_key[1]::int] and r.table_oid in (select relid from pg_catalog.pg_partition_ancestors(l.oid))) end,
        pg_catalog.pg_try_advisory_xact_lock_shared($4, $5)
   from {schema}.chunk c
   join {schema}.run r using (run_id)
