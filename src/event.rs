@@ -97,6 +97,11 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A partition is no part of the table any more: its chunks are done without a look.
+    PassedOver {
+        /// Its name, if it is still a table.
+        partition: String,
+    },
     /// Another window is in force, or none.
     Window {
         /// Its name.

@@ -79,6 +79,9 @@ fn remark(event: &Event) -> Option<String> {
             })
         }
         Event::NotVacuumed { reason } => Some(format!("no vacuum: {reason}")),
+        Event::PassedOver { partition } => {
+            Some(format!("passed over: {partition} is no part of the table any more"))
+        }
         Event::Tuned { workers, rate_rows_per_s, wal_bytes_per_s, chunk_time_ms } => {
             let rate = Budget { rows_per_s: *rate_rows_per_s, wal_per_s: *wal_bytes_per_s };
             let plural = if *workers == 1 { "" } else { "s" };

@@ -17,7 +17,7 @@ use crate::budget::Budget;
 use crate::calendar::Calendar;
 use crate::db::lock;
 use crate::eta;
-use crate::state::{Conflict, Quarantined, Run, RunState, Store, StoreError, Sums};
+use crate::state::{Conflict, Passed, Quarantined, Run, RunState, Store, StoreError, Sums};
 use crate::undo::UndoMode;
 
 /// Rows set aside that a report lists; `status --json` gives them all up to this many too.
@@ -88,6 +88,8 @@ pub struct Report {
     pub failure: Option<String>,
     /// Rows set aside, the first of them.
     pub quarantined: Vec<Quarantined>,
+    /// Partitions that were no part of the table any more when their turn came.
+    pub passed_over: Vec<Passed>,
     /// Chunks given up, the first of them: number, code, message.
     pub failed_chunks: Vec<(i64, String, String)>,
     /// When the run was created.
@@ -209,6 +211,7 @@ impl Report {
             storage: StorageReport::new(store.storage(client, run.run_id).await?, sums.hot),
             spent_s: run.last.spent,
             quarantined: store.quarantined(client, run.run_id, LISTED).await?,
+            passed_over: store.passed_leaves(client, run.run_id).await?,
             failed_chunks: store.failed_chunks(client, run.run_id, LISTED).await?,
             runner: run.runner.map(|(host, pid)| Runner { host, pid }),
             failure: run.failure,

@@ -228,8 +228,13 @@ pub(super) async fn retry(ctx: &Context, name: &str, flags: Flags) -> Result<Exi
     let run = ctx.need_run(&client, name).await?;
     let aside = ctx.store.count_quarantined(&client, run.run_id).await?;
     let failed = ctx.store.sums(&client, run.run_id).await?.chunks_failed;
-    if aside == 0 && failed == 0 {
-        say(&format!("run {} of {name} has no rows set aside and no failed chunks", run.run_id));
+    let passed = ctx.store.passed_leaves(&client, run.run_id).await?;
+    let is_back = passed.iter().any(|passed| passed.is_part_again);
+    if aside == 0 && failed == 0 && !is_back {
+        say(&format!(
+            "run {} of {name} has no rows set aside, no failed chunks, and no partition that is back",
+            run.run_id
+        ));
         return Ok(Exit::Done);
     }
     if let Err(illegal) = run.state.next(Next::Retry.event(run.state)) {

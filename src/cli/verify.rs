@@ -96,6 +96,13 @@ async fn advice(ctx: &Context, client: &Object, name: &str) -> Result<String, Fa
     if ctx.store.count_quarantined(client, run.run_id).await? > 0 {
         return Ok(format!("rows are set aside; mend them, then: backfill retry {name}"));
     }
+    let passed = ctx.store.passed_leaves(client, run.run_id).await?;
+    if let Some(back) = passed.iter().find(|passed| passed.is_part_again) {
+        return Ok(format!(
+            "partition {} was passed over and is a part of the table again; next: backfill retry {name}",
+            back.table
+        ));
+    }
     Ok(format!(
         "rows written by the application since the run began are its own duty (a default or a trigger); \
          to do them now: backfill run {name} --again"
@@ -108,7 +115,7 @@ async fn by_chunk_map(ctx: &Context, client: &Object, name: &str) -> Result<Exit
         _ => ctx.newest_run(client, name).await?,
     };
     let mut is_proved = false;
-    let mut new_leaves = Vec::new();
+    let (mut new_leaves, mut passed_over) = (Vec::new(), Vec::new());
     let mut said =
         format!("{name} has never been run, and the data cannot tell which rows are done");
     if let Some(run) = &run {
@@ -116,6 +123,7 @@ async fn by_chunk_map(ctx: &Context, client: &Object, name: &str) -> Result<Exit
         let aside = ctx.store.count_quarantined(client, run.run_id).await?;
         is_proved = run.state == RunState::Succeeded && cover.is_complete() && aside == 0;
         new_leaves = ctx.store.new_leaves(client, run.run_id).await?;
+        passed_over = ctx.store.passed_leaves(client, run.run_id).await?;
         said = if is_proved {
             format!(
                 "{name} is verified by its chunk map: {} chunks without gap or overlap up to the ceiling, all done; \
@@ -141,9 +149,19 @@ async fn by_chunk_map(ctx: &Context, client: &Object, name: &str) -> Result<Exit
             "method": "chunk_map",
             "run_id": run_id,
             "partitions_since": new_leaves,
+            "partitions_passed_over": passed_over,
         }));
     } else {
         print(&said);
+        for passed in passed_over {
+            let table = passed.table;
+            print(&match passed.is_part_again {
+                true => format!(
+                    "{table} was passed over and is a part of the table again: backfill retry {name}"
+                ),
+                false => format!("{table} was passed over: it is no part of the table any more"),
+            });
+        }
         if !new_leaves.is_empty() {
             print(&format!(
                 "partitions that are there since it began are not looked at, their rows are the application's: {}\n\

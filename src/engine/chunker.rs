@@ -165,6 +165,51 @@ async fn find_cuts(
     Ok((cuts, true))
 }
 
+/// Slices that a chunk of unknown size is cut into at once, at most.
+const PARTS_MAX: i64 = 100;
+
+/// Cuts a chunk whose entries nobody has counted, because its leaf was no part of the table then, into slices of `size` entries. None when
+/// it needs no cutting. What is left behind the last slice is of unknown size again.
+pub async fn measure(work: &Work, chunk: &Chunk, size: u32) -> Result<Option<Vec<Chunk>>, Setback> {
+    transact(work, async |client: &Client, started: &mut Instant| {
+        let bounds = Bounds::LOOKUP;
+        let store = |error, started: &Instant| {
+            Setback::from_store(error, started.elapsed(), bounds.statement)
+        };
+        let claim = work.store.claim(client, work.address(chunk.seq)).await;
+        let claim = claim.map_err(|e| store(e, started))?;
+        if claim.done_rows.is_some() || !matches!(claim.place, Place::Leaf(..)) {
+            return Ok(None);
+        }
+        let range = KeyRange::new(claim.range.after.clone(), claim.range.upto.clone());
+        let stripes = claim.range.stripe.map_or(1, |stripe| i64::from(stripe.k));
+        *started = Instant::now();
+        let size = i64::from(size.max(1)) * stripes;
+        let found = find_cuts(client, work, &claim.place, &range, size, PARTS_MAX).await;
+        let (cuts, is_whole) = found.map_err(|error| {
+            Setback::from_place(&error, &claim.place, started.elapsed(), bounds.statement)
+        })?;
+        check_place(client, work, &claim.place).await.map_err(|e| store(e, started))?;
+        let keys = |cut: &Cut| cut.keys / stripes as i32;
+        let mut parts = Vec::new();
+        let mut rest = chunk.clone();
+        let inner = cuts.len() - usize::from(is_whole);
+        for (i, cut) in cuts.iter().take(inner).enumerate() {
+            let upto = claim.place.bound(&cut.upto);
+            let behind = cuts.get(i + 1).map_or(0, keys);
+            let upper =
+                work.store.split(client, work.address(rest.seq), &upto, (keys(cut), behind)).await;
+            let upper = upper.map_err(|e| store(e, started))?;
+            let range = KeyRange { upto, ..rest.range };
+            parts.push(Chunk { seq: rest.seq, range, keys: keys(cut) });
+            rest = upper;
+        }
+        parts.push(rest);
+        Ok((parts.len() > 1).then_some(parts))
+    })
+    .await
+}
+
 /// Halves a chunk at the middle of the entries it has now.
 pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
     transact(work, async |client: &Client, started: &mut Instant| {

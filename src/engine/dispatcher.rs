@@ -4,7 +4,7 @@
 //! payment or a delay that has come due. Nothing else holds state, so there is nothing to lock. What a chunk's error leads to is
 //! in the `recovery` module, where chunks come from in `supply`, requests from other sessions in the `control` module.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,6 +104,8 @@ pub struct Dispatcher<'l> {
     pub(super) is_unpublished: bool,
     pub(super) published_at: Option<Instant>,
     pub(super) shortage_ends: Option<Instant>,
+    /// Leaves that are no part of the table any more, as far as this runner has met them.
+    pub(super) passed: HashSet<usize>,
     /// The next chunk to start, already charged for.
     charged: Option<(Chunk, Charge)>,
     pub(super) ending: Option<Ending>,
@@ -159,6 +161,7 @@ impl<'l> Dispatcher<'l> {
             told: String::new(),
             told_at: None,
             unlogged: Vec::new(),
+            passed: HashSet::new(),
             is_unpublished: true,
             published_at: None,
             shortage_ends: None,
@@ -236,7 +239,7 @@ impl<'l> Dispatcher<'l> {
             if let Some((chunk, charge)) = self.charged.take() {
                 self.in_flight
                     .insert(chunk.seq, InFlight { charge, token: None, is_written: false });
-                let bounds = chunk_bounds(&self.pacing.limits);
+                let bounds = (chunk_bounds(&self.pacing.limits), self.slice_rows());
                 self.tasks.spawn(worker::work(
                     self.work.clone(),
                     chunk,
@@ -317,6 +320,11 @@ impl<'l> Dispatcher<'l> {
         let had_connection = in_flight.is_some_and(|in_flight| in_flight.token.is_some());
         match attempt {
             Attempt::Settled(settled) => self.settled(&chunk, &settled, charge).await,
+            Attempt::Measured(parts) => {
+                self.pacing.refund(charge);
+                self.saw(&parts);
+                parts.into_iter().rev().for_each(|part| self.queue.push_front(part));
+            }
             Attempt::Refused(state) => {
                 self.pacing.refund(charge);
                 self.queue.push_front(chunk);
@@ -340,6 +348,9 @@ impl<'l> Dispatcher<'l> {
             let leaf = self.work.leaves.as_ref().and_then(|_| chunk.range.leaf());
             self.vacuums.observe(leaf, settled.rows, settled.hot);
             self.vacuum_if_due();
+        }
+        if let Some(leaf) = settled.passed_over {
+            self.passed_over(leaf).await;
         }
         self.rows += settled.rows;
         self.listener.hear(&Event::Settled {

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use super::chunker::Sliced;
 use super::dispatcher::Dispatcher;
 use super::{Setback, chunker};
-use crate::state::Chunk;
+use crate::event::Event;
+use crate::state::{Chunk, Passed};
 
 /// Chunks to keep ready for each worker: one being cut while one runs. More would be cut with a size that no longer fits.
 const READY_PER_WORKER: usize = 2;
@@ -82,9 +83,14 @@ impl Dispatcher<'_> {
         Ok(())
     }
 
+    /// Key entries that a slice should have now.
+    pub(super) fn slice_rows(&self) -> u32 {
+        f64::from(self.sizer.size()).min(self.pacing.rows_within(RATE_SHARE)) as u32
+    }
+
     /// Cuts beside the workers: a window of stripes takes as long as several chunks.
     fn cut(&mut self) {
-        let size = f64::from(self.sizer.size()).min(self.pacing.rows_within(RATE_SHARE)) as u32;
+        let size = self.slice_rows();
         let workers = self.pacing.limits.workers.value;
         let cutting = self.stripes.cutting(size, workers, workers * READY_PER_WORKER as u32);
         let passes_end = if cutting.stripes > 1 { cutting.count as usize } else { 0 };
@@ -103,6 +109,22 @@ impl Dispatcher<'_> {
             }
             Err(setback) => self.cut_failed(setback),
         }
+    }
+
+    /// A chunk's leaf is no part of the table any more. Told once.
+    pub(super) async fn passed_over(&mut self, leaf: usize) {
+        if !self.passed.insert(leaf) {
+            return;
+        }
+        let found = match self.work.database.get().await {
+            Ok(client) => self.work.store.passed_leaves(&client, self.work.run_id).await.ok(),
+            Err(_) => None,
+        };
+        let is_it = |passed: &Passed| passed.number == leaf;
+        let found = found.into_iter().flatten().find(is_it);
+        let partition = found.map_or(format!("partition {leaf} of the run"), |found| found.table);
+        self.audit("passed over", &format!("{partition} is no part of the table any more")).await;
+        self.listener.hear(&Event::PassedOver { partition });
     }
 
     pub(super) fn saw(&mut self, chunks: &[Chunk]) {

@@ -12,9 +12,10 @@ use tokio::sync::mpsc;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{CancelToken, Client};
 
-use super::{Fault, Setback, Work};
+use super::{Fault, Setback, Work, chunker};
 use crate::db::session::Bounds;
 use crate::db::{Class, roll_back};
+use crate::key::Place;
 use crate::plan::ByRange;
 use crate::plan::rehearse::{params as range_params, typed};
 use crate::state::{Chunk, Claim, Done, RunState, StoreError};
@@ -41,6 +42,8 @@ pub struct Settled {
     pub control_version: i32,
     /// Rows written that needed no new index entry; none where nobody counted.
     pub hot: Option<i64>,
+    /// The leaf that it belongs to and that is no part of the table any more.
+    pub passed_over: Option<usize>,
 }
 
 /// How an attempt on a chunk ended.
@@ -48,6 +51,8 @@ pub struct Settled {
 pub enum Attempt {
     /// Committed.
     Settled(Settled),
+    /// Not tried: it was of unknown size, and is these chunks now.
+    Measured(Vec<Chunk>),
     /// Not tried: the run is no longer running.
     Refused(RunState),
     /// Rolled back.
@@ -65,13 +70,20 @@ pub enum Note {
     Vacuuming(CancelToken),
 }
 
-/// Takes a chunk through its transaction.
+/// Takes a chunk through its transaction. One of unknown size is cut into slices of `size` entries first.
 pub async fn work(
     work: Arc<Work>,
     chunk: Chunk,
-    bounds: Bounds,
+    (bounds, size): (Bounds, u32),
     notes: mpsc::UnboundedSender<Note>,
 ) -> (Chunk, Attempt) {
+    if chunk.keys == 0 && work.leaves.is_some() {
+        match chunker::measure(&work, &chunk, size).await {
+            Ok(None) => {}
+            Ok(Some(parts)) => return (chunk, Attempt::Measured(parts)),
+            Err(setback) => return (chunk, Attempt::Setback(setback)),
+        }
+    }
     let connection = match work.database.get().await {
         Ok(connection) => connection,
         Err(error) => return (chunk, Attempt::Setback(Setback::from_connect(&error))),
@@ -121,6 +133,7 @@ async fn transaction(
         found_done: false,
         control_version: claim.control_version,
         hot: None,
+        passed_over: None,
     };
     if let Some(rows) = claim.done_rows {
         client.batch_execute("COMMIT").await.map_err(|error| fault(error, step))?;
@@ -150,6 +163,9 @@ async fn transaction(
     let mark =
         marked.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;
     (settled.wal.1, settled.hot) = (mark.wal_at, mark.hot);
+    if let Place::Gone(leaf) = claim.place {
+        settled.passed_over = Some(leaf);
+    }
     step = Instant::now();
     client.batch_execute("COMMIT").await.map_err(|error| fault(error, step))?;
     (settled.committing, settled.took) = (step.elapsed(), started.elapsed());

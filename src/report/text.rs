@@ -67,6 +67,15 @@ impl Report {
         for (seq, code, message) in &self.failed_chunks {
             line("failed", format!("chunk {seq}: {message} {code}").trim_end().to_owned());
         }
+        for passed in &self.passed_over {
+            let (table, chunks) = (&passed.table, number(passed.chunks));
+            let now = if passed.is_part_again {
+                "a part of the table again"
+            } else {
+                "no part of the table any more"
+            };
+            line("passed over", format!("{table}, {chunks} chunks: it is {now}"));
+        }
         if self.rows_quarantined > 0 {
             line("set aside", format!("{} rows", number(self.rows_quarantined)));
         }
@@ -113,6 +122,9 @@ impl Report {
             }
             "running" => {
                 Some(format!("backfill status {name} --watch  (or stop it: backfill pause {name})"))
+            }
+            "succeeded" if self.passed_over.iter().any(|passed| passed.is_part_again) => {
+                Some(format!("do the partitions that are back: backfill retry {name}"))
             }
             "succeeded" if self.rows_quarantined > 0 => {
                 Some(format!("mend the rows set aside, then: backfill retry {name}"))

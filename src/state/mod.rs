@@ -6,6 +6,7 @@
 mod chunk;
 mod cutting;
 mod images;
+mod leaves;
 mod records;
 mod revision;
 mod run;
@@ -18,6 +19,7 @@ use tokio_postgres::{Client, Row};
 
 pub use chunk::{Chunk, Claim, Cover, Cut, Done, Mark, Quarantined, Sums};
 pub use images::{Conflict, Field, FieldType, Images, Side};
+pub use leaves::Passed;
 pub use records::{Actor, LogLine, NewRun, NewUndo, PinnedSpec};
 use records::{json, key_to_json, one, read_run};
 pub use revision::{Direction, GateRecord, Recorded, RevisionState, StepRecord, ToTakeBack};
@@ -131,6 +133,7 @@ statements!(
     log_revision,
     mark_pruned,
     new_leaves,
+    passed_leaves,
     progress,
     publish_limits,
     publish_throttle,

@@ -117,22 +117,6 @@ impl Store {
         })
     }
 
-    /// Where statements on a leaf of the run go, and its oid when it is still a part of the table.
-    pub async fn find_leaf(
-        &self,
-        client: &Client,
-        run_id: i64,
-        number: usize,
-    ) -> Result<(Place, Option<u32>)> {
-        let nth = number as i32;
-        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&nth, Type::INT4)];
-        let rows = self.rows(client, "look for a partition", &self.sql.find_leaf, &params).await?;
-        Ok(rows.first().map_or((Place::Gone(number), None), |row| {
-            let name = QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-            (Place::Leaf(number, name), Some(row.get(2)))
-        }))
-    }
-
     /// Marks a claimed chunk done. Part of the chunk's transaction.
     pub async fn settle(&self, client: &Client, at: Address, done: Done<'_>) -> Result<Mark> {
         let [run, seq, epoch] = at.params();
@@ -340,14 +324,6 @@ impl Store {
         let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
         let rows = self.rows(client, "read what chunks cost", &self.sql.stretches, &params).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
-    }
-
-    /// Partitions that were not there when a run began which went leaf by leaf.
-    pub async fn new_leaves(&self, client: &Client, run_id: i64) -> Result<Vec<String>> {
-        let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
-        let rows =
-            self.rows(client, "look for new partitions", &self.sql.new_leaves, &params).await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// The chunk map as evidence.

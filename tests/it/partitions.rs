@@ -95,9 +95,31 @@ fn leaves_that_are_renamed_detached_dropped_and_attached_meanwhile() {
     );
     assert_eq!(db.sql.number("select count(*) from t_4 where n <> 0"), 0, "it is no part any more");
     let verified = db.backfill(&["verify", "set"]).exits(0);
-    verified.prints("partitions that are there since it began are not looked at").prints("late");
-    // The way back does not mind either.
+    let verified = verified
+        .prints("partitions that are there since it began are not looked at")
+        .prints("late");
+    verified
+        .prints("public.t_4 was passed over: it is no part")
+        .prints("a partition that was dropped was passed over");
+    db.backfill(&["log", "set"]).exits(0).prints("public.t_4 is no part of the table any more");
+    let require = "select backfill.require('set', 'finished')";
+    db.sql.run(require);
+
+    // A leaf that is back is left to do, and says so everywhere.
     db.sql.run("alter table t attach partition t_4 for values in (4)");
+    db.backfill(&["verify", "set"])
+        .exits(6)
+        .prints("public.t_4 was passed over and is a part of the table again");
+    db.backfill(&["status", "set"])
+        .exits(0)
+        .prints("next: do the partitions that are back: backfill retry set");
+    assert!(db.sql.try_run(require).is_err());
+    db.backfill(&["retry", "set"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t_4 where n = 1"), 6_000);
+    let chunks = "select count(*) from backfill.chunk where upto_key[1] = '4'";
+    assert!(db.sql.number(chunks) >= 30, "it was one chunk that nobody had counted");
+    db.backfill(&["verify", "set"]).exits(0);
+    db.sql.run(require);
     db.backfill(&["reverse", "set"]).exits(0);
     assert_eq!(db.sql.number("select count(*) from t where n <> 0"), 0);
 }

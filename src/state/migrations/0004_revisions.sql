@@ -87,7 +87,7 @@ begin
             message = pg_catalog.format('%s is no level', pg_catalog.quote_nullable(level)),
             hint = 'There are started, finished, verified and proved.';
     end if;
-    select r.run_id, r.state, r.direction, r.verify_query, r.session, r.table_name into run
+    select r.run_id, r.state, r.direction, r.verify_query, r.session, r.table_name, r.table_oid, r.leaves into run
       from {schema}.run r where r.name = backfill order by r.run_id desc limit 1;
     if not found then
         if on_table is not null then
@@ -137,7 +137,13 @@ begin
             hint = 'Name a condition with `[verify] remaining` in its spec, or require only that it is verified.';
     end if;
     select pg_catalog.count(*) into aside from {schema}.quarantine q where q.run_id = run.run_id;
-    select pg_catalog.count(*) into open_chunks from {schema}.chunk c where c.run_id = run.run_id and c.state <> 'done';
+    -- Also open: chunks of a partition that was no part of the table when their turn came, and is again.
+    select pg_catalog.count(*) into open_chunks from {schema}.chunk c
+     where c.run_id = run.run_id
+       and (c.state <> 'done'
+            or c.passed_over and c.upto_key[1]::int in
+                (select leaf.number from pg_catalog.unnest(run.leaves) with ordinality as leaf (relid, number)
+                  where run.table_oid in (select a.relid from pg_catalog.pg_partition_ancestors(leaf.relid) as a)));
     if run.state = 'succeeded' and aside = 0 and open_chunks = 0 then
         return pg_catalog.format('run %s of %s has done all its chunks', run.run_id, backfill);
     end if;

@@ -1,8 +1,14 @@
--- The chunk map as evidence: chunks, those not done, chunks that do not begin or end where others of the same rows do, and whether the
+-- The chunk map as evidence: chunks, those not done or of a leaf that was passed over and is a part of the table again, chunks that do not begin or end where others of the same rows do, and whether the
 -- ceiling is reached. Text equality is enough: bounds are copies of one another. Where stripes begin or end, all of them must, next to a
 -- slice that is whole, or to all stripes of another number; and what begins somewhere is cut into one number of stripes.
-with map as materialized (
-    select seq, state, after_key, upto_key, stripe, stripes from {schema}.chunk where run_id = $1
+with returned as (
+    select leaf.number
+      from {schema}.run r, unnest(r.leaves) with ordinality as leaf (relid, number)
+     where r.run_id = $1 and r.table_oid in (select a.relid from pg_catalog.pg_partition_ancestors(leaf.relid) as a)
+), map as materialized (
+    select seq, case when passed_over and upto_key[1]::int in (select number from returned) then 'returned' else state end as state,
+           after_key, upto_key, stripe, stripes
+      from {schema}.chunk where run_id = $1
 ), begun as (
     select after_key as at from map where after_key is not null
      group by after_key, stripes having count(distinct stripe) = stripes
