@@ -223,14 +223,23 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
             return Ok(Halved::Done(rows));
         }
         let params = range_params(&claim.range);
+        let mut bind = typed(&params);
         *started = Instant::now();
-        let Some(sql) = claim.place.text(work.sql.middle.get(claim.range.form())) else {
-            return Ok(Halved::Empty);
-        };
-        let rows = client.query_typed(&sql, &typed(&params)).await.map_err(|error| {
+        let kept = work.sql.keep.as_ref().and_then(|keep| keep.middle.as_ref());
+        if kept.is_some() {
+            bind.extend([
+                (&at.seq as &(dyn ToSql + Sync), Type::INT8),
+                (&claim.source_seq, Type::INT8),
+            ]);
+        }
+        let middle = kept.unwrap_or(&work.sql.middle).get(claim.range.form());
+        let Some(sql) = claim.place.text(middle) else { return Ok(Halved::Empty) };
+        let rows = client.query_typed(&sql, &bind).await.map_err(|error| {
             Setback::from_place(&error, &claim.place, started.elapsed(), bounds.statement)
         })?;
-        check_place(client, work, &claim.place).await.map_err(|e| store(e, started))?;
+        if kept.is_none() {
+            check_place(client, work, &claim.place).await.map_err(|e| store(e, started))?;
+        }
         let Some(row) = rows.first() else { return Ok(Halved::Empty) };
         let middle = Bound(row.get(0));
         let keys = (row.get::<_, i64>(1) as i32, row.get::<_, i64>(2) as i32);
@@ -263,7 +272,8 @@ pub async fn set_aside(
             }
             work.store.release(client, at).await?;
             work.store.quarantine(client, at, key, code, &fault.message).await?;
-            let done = Done { rows: 0, took_ms: 0, hot_at: None, place: &claim.place };
+            let place = work.settled_place(&claim.place);
+            let done = Done { rows: 0, took_ms: 0, hot_at: None, place };
             work.store.settle(client, at, done).await.map(drop)
         };
         let bound = Bounds::LOOKUP.statement;

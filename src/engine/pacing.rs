@@ -358,6 +358,7 @@ mod tests {
             found_done: false,
             control_version: 0,
             hot: None,
+            passed_over: None,
         }
     }
 

@@ -38,11 +38,39 @@ pub struct Keep {
     pub bet: Option<ByRange>,
     /// Writes. Columns: rows written, rows that must be accounted for, rows in conflict, bytes of before-images, a key in conflict.
     pub write: ByRange,
+    /// Writes what is not in the chunk's leaf; columns as [`Keep::write`].
+    pub elsewhere: Option<Elsewhere>,
+    /// The middle of the rows to give back; columns as [`super::ChunkSql::middle`], which would count the rows of the table.
+    pub middle: Option<ByRange>,
     /// What is done about a conflict.
     pub conflicts: Conflicts,
     /// Whether every join is between a chunk's rows and a chunk's before-images, of which the planner knows no number: it must not
     /// join them by nested loops.
     pub joins_in_bulk: bool,
+}
+
+impl Keep {
+    /// Saves and writes in one statement.
+    fn saving(write: ByRange) -> Keep {
+        Keep {
+            lock: None,
+            bet: None,
+            write,
+            elsewhere: None,
+            middle: None,
+            conflicts: Conflicts::Skip,
+            joins_in_bulk: false,
+        }
+    }
+}
+
+/// Where a leaf's rows may have gone.
+#[derive(Clone, Debug)]
+pub struct Elsewhere {
+    /// For rows that are not in the leaf, which is a part of the table.
+    pub beside: ByRange,
+    /// For the rows of a leaf that is no part of the table any more; where none of them is found, none is in conflict.
+    pub gone: ByRange,
 }
 
 /// Facts that decide the form.
@@ -95,17 +123,15 @@ impl Builder<'_> {
                 false => (Old::Returned, Side::Both),
             };
             let write = ByRange::new(|form| self.write_and_save(saving, form, old, side));
-            let conflicts = Conflicts::Skip;
-            return Keep { lock: None, bet: None, write, conflicts, joins_in_bulk: false };
+            return Keep::saving(write);
         }
         let bet = || ByRange::new(|form| self.bet(saving, form));
+        let write = ByRange::new(|form| self.write_and_save(saving, form, Old::Null, Side::New));
         Keep {
             // Values in parts would be in others on each side.
             bet: (facts.has_versions && !facts.is_wide).then(bet),
             lock: Some(ByRange::new(|form| self.lock_and_save(saving, form))),
-            write: ByRange::new(|form| self.write_and_save(saving, form, Old::Null, Side::New)),
-            conflicts: Conflicts::Skip,
-            joins_in_bulk: false,
+            ..Keep::saving(write)
         }
     }
 

@@ -10,7 +10,7 @@ use super::judge::analyse;
 use super::probe::Uses;
 use super::statement::{Builder, ByRange, ChunkSql};
 use super::table::{self, Table};
-use super::tree::{LeafNow, Tree};
+use super::tree::{LeafNow, Obstacle, Tree};
 use super::{Plan, PlanError, Refusal};
 use crate::db::Session;
 use crate::db::error::sqlstate;
@@ -101,6 +101,12 @@ impl Plan {
         self.by_leaf().and_then(ByLeaf::trial).unwrap_or_else(whole)
     }
 
+    /// Why leaves cannot be written by their own names.
+    pub(super) fn leaf_obstacle(&self) -> Option<&Obstacle> {
+        let obstacle = self.tree.as_ref().and_then(|tree| tree.obstacle.as_ref());
+        obstacle.filter(|obstacle| obstacle.is_firm)
+    }
+
     /// What an application must not do while this goes leaf by leaf.
     pub(super) fn leaf_warning(&self) -> Option<String> {
         let columns = self.by_leaf().and(self.tree.as_ref()).and_then(Tree::roaming)?;
@@ -120,15 +126,15 @@ impl Plan {
     }
 
     /// Goes on through the leaves that a run began with, or through the parent if it began so; whatever would be chosen now. Refuses when
-    /// a statement on a leaf would be refused, or do something else than one on the table.
-    pub(super) fn set_leaves_of(&mut self, run: &Run) -> Result<(), PlanError> {
+    /// a statement on a leaf would be refused, or do something else than one on the table; unless rows are given back `by_images`, which are
+    /// found by their keys, whatever partition they are in.
+    pub(super) fn set_leaves_of(&mut self, run: &Run, by_images: bool) -> Result<(), PlanError> {
         let reason = || Err("as the run began".to_owned());
         let Some(leaves) = &run.leaves else {
             self.leaves = self.leaves.take().map(|_| reason());
             return Ok(());
         };
-        let obstacle = self.tree.as_ref().and_then(|tree| tree.obstacle.as_ref());
-        if let Some(obstacle) = obstacle.filter(|obstacle| obstacle.is_firm) {
+        if let Some(obstacle) = self.leaf_obstacle().filter(|_| !by_images) {
             return Err(PlanError::Refused(vec![Refusal::new(
                 obstacle.what.clone(),
                 format!("run {} writes each partition by its own name", run.run_id),

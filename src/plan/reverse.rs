@@ -5,7 +5,7 @@ use tokio_postgres::types::Type;
 
 use super::checks::{Refusal, choose_key, identity_refusal, publication_refusal, table_refusals};
 use super::resolve::{check_columns, find_table};
-use super::restore::Restore;
+use super::restore::{Restore, Rows};
 use super::statement::Builder;
 use super::table::{Column, Table};
 use super::{Accepted, Plan, PlanError, Way, surroundings, targets, usable_server};
@@ -99,7 +99,7 @@ impl Plan {
             table: table.clone(),
         };
         plan.tree = plan.find_tree(client).await?;
-        plan.set_leaves_of(taken.run)?;
+        plan.set_leaves_of(taken.run, taken.run.undo.mode == UndoMode::Capture)?;
         Ok(plan)
     }
 
@@ -113,14 +113,22 @@ impl Plan {
     ) {
         if self.undo == UndoMode::Capture {
             let fields = self.image_fields();
-            let restore =
-                Restore { images, fields: &fields, conflicts, run_id: reverse_run, policy };
-            let keep = self.builder().restore(&restore);
-            let by_leaf = self.leaves.as_mut().and_then(|leaves| leaves.as_mut().ok());
-            for sql in by_leaf.map(|by_leaf| &mut by_leaf.sql).into_iter().chain([&mut self.sql]) {
-                sql.keep = Some(keep.clone());
-                // The before-images say what to write; the join source is not read any more and may be gone.
-                sql.ambiguous = None;
+            let in_table = Restore {
+                images,
+                fields: &fields,
+                conflicts,
+                run_id: reverse_run,
+                policy,
+                place: Rows::InTable,
+            };
+            let place = if self.leaf_obstacle().is_some() { Rows::Anywhere } else { Rows::InLeaf };
+            let by_leaf = self.builder().of_leaves().restore(&Restore { place, ..in_table });
+            // The before-images say what to write; the join source is not read any more and may be gone.
+            self.sql.keep = Some(self.builder().restore(&in_table));
+            self.sql.ambiguous = None;
+            if let Some(Ok(leaves)) = &mut self.leaves {
+                leaves.sql.keep = Some(by_leaf);
+                leaves.sql.ambiguous = None;
             }
         }
     }

@@ -28,7 +28,7 @@ impl Plan {
             self.key = run.key.clone();
             self.sql = self.builder().chunk_sql();
         }
-        self.set_leaves_of(run)?;
+        self.set_leaves_of(run, false)?;
         let rows = (self.table_rows - passed).max(self.rows_to_do);
         self.way = self
             .choose_way(rows)

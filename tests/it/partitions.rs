@@ -295,7 +295,7 @@ fn behind_ddl(ddl: &str) -> (Db, i64) {
             "{SET}[limits]\nchunk_rows_max = 200\nlock_timeout = \"60s\"\nchunk_time = \"60s\"\n"
         ),
     );
-    let run = db.start(&["run", "set", "--rate", "3000 rows/s"]);
+    let run = db.start(&["run", "set", "--rate", "1500 rows/s"]);
     wait_for("the first leaf is begun", || {
         db.sql.text("select to_regclass('backfill.chunk') is not null") == "t"
             && db.chunks_done() > 0
@@ -307,7 +307,7 @@ fn behind_ddl(ddl: &str) -> (Db, i64) {
     db.sql.wait_for(
         "a chunk waits",
         "select count(*) > 0 from pg_stat_activity
-          where datname = current_database() and wait_event_type = 'Lock' and query like '%UPDATE %t_1%'",
+          where datname = current_database() and wait_event_type = 'Lock' and query like '%UPDATE%t\\_%'",
     );
     other.run("commit");
     run.wait().exits(0);
@@ -380,4 +380,112 @@ fn rows_that_may_roam_are_not_gone_through_leaf_by_leaf_unasked() {
     let plan = db.backfill(&["plan", "set"]).exits(0);
     plan.prints("2, one after the other")
         .prints("a row whose status is changed while the backfill runs moves");
+}
+
+const CAPTURE: &str =
+    "table = \"t\"\n[[rule]]\nset = { n = \"n + 1\" }\n[limits]\nchunk_rows_max = 200\n";
+
+/// A partition is split after the run: its rows are given back where they are now; those of a dropped one are not spoken of row by row.
+#[test]
+fn rows_are_given_back_where_they_are_now() {
+    for policy in ["skip", "force"] {
+        let db = Db::found();
+        table(&db, 1_000, "");
+        db.spec("set", CAPTURE);
+        db.backfill(&["run", "set"]).exits(0);
+        // The first half of t_3 stays; t_4 moves as a whole; t_5 is dropped.
+        db.sql.run(
+            "alter table t detach partition t_3; alter table t detach partition t_4; drop table t_5;
+             create table t_34 partition of t for values in (3, 4);
+             insert into t select * from t_3; insert into t select * from t_4;
+             create table kept as select * from t_3 where id % 2 = 0; truncate t_3; drop table t_4;
+             update t set n = 50 where id = 3500; delete from t where id = 3501; update t set n = 40 where id = 10",
+        );
+        let flags = ["reverse", "set", "--conflicts", policy, "--yes"];
+        db.backfill(&flags).exits(5);
+        let left = if policy == "skip" { "2" } else { "0" };
+        assert_eq!(db.sql.text("select count(*) from t where n <> 0"), left);
+        let conflicts = "select key[2], kind from backfill.conflict order by key[2]::int";
+        let kind = if policy == "skip" { "changed" } else { "overwritten" };
+        assert_eq!(db.sql.rows(conflicts), [["10", kind], ["3500", kind], ["3501", "deleted"]]);
+        let status = db.backfill(&["status", "set"]).exits(0);
+        status.prints("passed over").prints("a partition that was dropped, 5 chunks");
+    }
+}
+
+/// A leaf that was half moved is given back on both sides.
+#[test]
+fn rows_that_moved_out_of_a_leaf_are_found_by_their_key() {
+    let db = Db::found();
+    db.sql.run(
+        "create table t (id bigint primary key, n int not null default 0) partition by range (id);
+         create table t_1 partition of t for values from (0) to (2000);
+         create table t_2 partition of t for values from (2000) to (3000);
+         insert into t select i from generate_series(0, 2999) i; analyze t",
+    );
+    db.spec("set", CAPTURE);
+    db.backfill(&["run", "set"]).exits(0);
+    assert_eq!(db.sql.text(LEAVES), "t");
+    // t_1 gives its upper half away and stays a part.
+    db.sql.run(
+        "begin; alter table t detach partition t_1; create table t_1b (like t_1 including all);
+         with gone as (delete from t_1 where id >= 900 returning *) insert into t_1b select * from gone;
+         alter table t attach partition t_1 for values from (0) to (900);
+         alter table t attach partition t_1b for values from (900) to (2000); commit;
+         update t set n = 9 where id in (5, 1500)",
+    );
+    db.backfill(&["reverse", "set", "--conflicts=stop"]).exits(1).says("1500");
+    db.backfill(&["resume", "set", "--conflicts=skip"]).exits(5);
+    assert_eq!(
+        db.sql.rows("select id, n from t where n <> 0 order by id"),
+        [["5", "9"], ["1500", "9"]]
+    );
+}
+
+/// A row that must not be given back is found among the before-images of its leaf, and the others are given back.
+#[test]
+fn a_row_that_cannot_be_given_back_is_found_in_its_leaf() {
+    let db = Db::found();
+    table(&db, 1_000, "");
+    db.spec("set", CAPTURE);
+    db.backfill(&["run", "set"]).exits(0);
+    db.sql.run("alter table t add check (id <> 3210 or n > 0)");
+    db.backfill(&["reverse", "set"]).exits(5).says("(4, 3210)");
+    assert_eq!(db.sql.rows("select id from t where n <> 0"), [["3210"]]);
+    assert_eq!(db.sql.rows("select key from backfill.quarantine"), [["{4,3210}"]]);
+}
+
+/// The first chunk of a leaf has no lower end; it is none of the other leaves' business.
+#[test]
+fn giving_back_a_leaf_touches_no_other() {
+    let db = Db::found();
+    table(&db, 1_000, "");
+    db.spec("set", CAPTURE);
+    db.backfill(&["run", "set"]).exits(0);
+    let other = db.connect();
+    let run = db.start(&["reverse", "set", "--rate", "1000 rows/s"]);
+    wait_for("a chunk is given back", || {
+        db.sql.number("select count(*) from backfill.chunk where run_id = 2 and state = 'done'") > 0
+    });
+    other.run("begin; lock table only t_1, t_2 in access exclusive mode");
+    wait_for("three leaves are given back", || {
+        db.sql.number("select count(*) from backfill.chunk where run_id = 2 and state = 'done'")
+            == 15
+    });
+    other.run("commit");
+    run.wait().exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n <> 0"), 0);
+}
+
+/// Without a right to the leaves, before-images are given back through the parent.
+#[test]
+fn before_images_do_not_need_the_leaves() {
+    let db = Db::found();
+    table(&db, 400, "");
+    db.spec("set", CAPTURE);
+    db.backfill(&["run", "set"]).exits(0);
+    assert_eq!(db.sql.text(LEAVES), "t");
+    db.sql.run("create rule other as on update to t_3 where old.n > 10 do instead nothing; update t set n = 5 where id = 1000");
+    db.backfill(&["reverse", "set"]).exits(5);
+    assert_eq!(db.sql.rows("select id from t where n <> 0"), [["1000"]]);
 }
