@@ -210,6 +210,14 @@ fn the_parent_is_gone_through_where_a_leaf_would_not_be_the_same() {
             "drop rule other on t_3",
             "has rules",
         ),
+        (
+            "true",
+            "alter table t detach partition t_6; drop table t_6;
+             create table t_6 (id bigint not null, part int not null, n int not null generated always as (id) stored, v text, body text);
+             alter table t attach partition t_6 for values in (6)",
+            "alter table t detach partition t_6; drop table t_6; create table t_6 partition of t for values in (6)",
+            "column `n` is generated in partition public.t_6",
+        ),
         ("n_of(t) = 0", "", "", "reads the row as a whole"),
         ("public.t.n = 0", "", "", "the statement cannot name a partition"),
     ] {
@@ -225,6 +233,12 @@ fn the_parent_is_gone_through_where_a_leaf_would_not_be_the_same() {
         );
         db.sql.run(undo);
     }
+
+    db.spec(
+        "set",
+        "table = \"t\"\n[[rule]]\nset = { n = \"n + 1\" }\n[undo]\nmode = \"statement\"\n[[undo.rule]]\nset = { n = \"public.t.n - 1\" }\n",
+    );
+    db.backfill(&["plan", "set"]).exits(0).prints("the undo statement cannot name a partition");
 
     db.spec("set", "table = \"t\"\norder = \"key\"\n[[rule]]\nset = { n = \"n + 1\" }\n");
     db.backfill(&["run", "set"]).exits(0);
@@ -252,6 +266,10 @@ fn a_role_that_may_write_the_parent_alone_goes_through_it() {
     for part in 1..=6 {
         db.sql.run(&format!("grant select, update (n) on t_{part} to {role}"));
     }
+    db.sql.run("create schema closed; alter table t_2 set schema closed");
+    let plan = db.backfill(&["plan", "set", "--url", &url]).exits(0);
+    plan.prints(&format!("GRANT USAGE ON SCHEMA \"closed\" TO \"{role}\";"));
+    db.sql.run("alter table closed.t_2 set schema public");
     db.backfill(&[&["run", "set", "--again"], &flags[..]].concat()).exits(0);
     assert_eq!(db.sql.number("select count(*) from t where n = 2"), 2_000);
     assert_eq!(db.sql.text(LEAVES), "t");
@@ -269,6 +287,11 @@ fn a_run_keeps_its_way() {
     db.spec("set", &format!("{SET}[limits]\nchunk_rows_max = 200\n"));
     stop_in_the_second_leaf(&db, "set");
     db.sql.run(trigger);
+    let rule = "create rule other as on update to t_4 where old.n > 10 do instead nothing";
+    db.sql.run(rule);
+    let refused = db.backfill(&["resume", "set"]).exits(3);
+    refused.says("public.t_4 has rules").says("run 1 writes each partition by its own name");
+    db.sql.run("drop rule other on t_4");
     db.backfill(&["resume", "set"]).exits(0);
     assert_eq!(db.sql.number("select count(*) from t where n = 1"), 30_000);
     // And the other way round.
