@@ -110,18 +110,21 @@ pub async fn walk(
             }
         };
         let slice = KeyRange::new(after.clone(), upto.clone());
-        let in_slice = plan.key.range_sql(table, slice.form(), 1);
-        // A join may show a row several times; it is still one row.
-        let sql = format!(
-            "SELECT count(*), (array_agg(array_to_string(k, ', ')))[1:{SHOWN}] \
-             FROM (SELECT DISTINCT {key} AS k {} WHERE {in_slice} AND ({remaining})) rest",
-            plan.from_sql
-        );
         let params = rehearse::params(&slice);
-        let rows = client.query_typed(&sql, &rehearse::typed(&params)).await?;
+        let mut found = Vec::new();
+        for part in slice.parts() {
+            let in_part = plan.key.range_sql(table, part, 1);
+            // A join may show a row several times; it is still one row.
+            let sql = format!(
+                "SELECT count(*), (array_agg(array_to_string(k, ', ')))[1:{SHOWN}] \
+                 FROM (SELECT DISTINCT {key} AS k {} WHERE {in_part} AND ({remaining})) rest",
+                plan.from_sql
+            );
+            found.extend(client.query_typed(&sql, &rehearse::typed(&params)).await?);
+        }
         client.batch_execute("COMMIT").await?;
         findings.keys += keys;
-        if let Some(row) = rows.first() {
+        for row in found {
             findings.remaining += row.get::<_, i64>(0);
             let examples: Option<Vec<String>> = row.get(1);
             let room = SHOWN - findings.examples.len();

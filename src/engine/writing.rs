@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 
 use super::{Fault, Setback, Work};
 use crate::db::Class;
 use crate::db::session::Bounds;
+use crate::key::{Form, Place};
 use crate::plan::rehearse::{params as range_params, typed};
 use crate::plan::{ByRange, Keep};
 use crate::state::Claim;
@@ -25,7 +26,8 @@ pub(super) struct Written {
     pub(super) is_elsewhere: bool,
 }
 
-/// Locks and saves when before-images are kept that way, then writes; and makes sure that both met the same rows.
+/// Locks and saves when before-images are kept that way, then writes; and makes sure that both met the same rows. One part of the range
+/// after the other.
 pub(super) async fn write(
     work: &Work,
     client: &Client,
@@ -33,84 +35,143 @@ pub(super) async fn write(
     seq: i64,
     bounds: Bounds,
 ) -> Result<Written, Setback> {
-    let form = claim.range.form();
     let params = range_params(&claim.range);
-    let mut step = Instant::now();
-    let fault = |error: tokio_postgres::Error, step: Instant| {
-        Setback::from_place(&error, &claim.place, step.elapsed(), bounds.statement)
-    };
-    let here = |sql: &ByRange| claim.place.text(sql.get(form)).map(Cow::into_owned);
-    if let Some(ambiguous) = work.sql.ambiguous.as_ref().and_then(here) {
-        let rows = client.query_typed(&ambiguous, &typed(&params)).await;
-        if let Some(row) = rows.map_err(|error| fault(error, step))?.first() {
-            return Err(ambiguous_join(&row.get::<_, Vec<String>>(0)));
-        }
-        step = Instant::now();
-    }
-    let Some(keep) = &work.sql.keep else {
-        let Some(update) = here(&work.sql.update) else { return Ok(Written::passed_over()) };
-        let rows = client.execute_typed(&update, &typed(&params)).await;
-        let rows = rows.map_err(|error| fault(error, step))? as i64;
-        return Ok(Written { rows, ..Written::default() });
-    };
     let mut bind = typed(&params);
-    bind.extend([(&seq as &(dyn ToSql + Sync), Type::INT8), (&claim.source_seq, Type::INT8)]);
-    let Some(write) = here(&keep.write) else {
-        let Some(gone) = keep.elsewhere.as_ref().and_then(|elsewhere| here(&elsewhere.gone)) else {
-            return Ok(Written::passed_over());
-        };
-        let rows = client.query_typed(&gone, &bind).await.map_err(|error| fault(error, step))?;
-        let back = Counts::read(&rows[0]);
-        return match back.written + back.conflicted {
-            0 => Ok(Written::passed_over()),
-            _ => back.check(0, keep).map(|rows| Written {
-                rows,
-                is_elsewhere: true,
-                ..Written::default()
-            }),
-        };
+    if work.sql.keep.is_some() {
+        bind.extend([(&seq as &(dyn ToSql + Sync), Type::INT8), (&claim.source_seq, Type::INT8)]);
+    }
+    let chunk = Writing { work, client, claim, width: params.len(), bind, bounds };
+    // What was in a leaf that is gone is looked for by its key, all at once.
+    let forms = match claim.place {
+        Place::Gone(_) => vec![claim.range.form()],
+        _ => claim.range.parts(),
     };
-    if keep.joins_in_bulk {
-        let bulk = client.batch_execute("SET LOCAL enable_nestloop = off").await;
-        bulk.map_err(|error| fault(error, step))?;
+    let mut written = Written::default();
+    for form in forms {
+        let part = chunk.part(form).await?;
+        written.rows += part.rows;
+        written.image_bytes += part.image_bytes;
+        written.is_passed_over |= part.is_passed_over;
+        written.is_elsewhere |= part.is_elsewhere;
     }
-    let bet = keep.bet.as_ref().filter(|_| work.caution.may_bet()).and_then(here);
-    let mut locked = None;
-    if let (Some(lock), None) = (keep.lock.as_ref().and_then(here), &bet) {
-        let rows = client.query_typed(&lock, &bind).await;
-        let rows = rows.map_err(|error| fault(error, step))?;
-        let (count, saved): (i64, i64) = (rows[0].get(0), rows[0].get(1));
-        if count != saved {
-            return Err(moved(&format!("{count} rows locked, {saved} saved")));
-        }
-        locked = Some(count);
-        step = Instant::now();
-    }
-    let sql = bet.as_ref().unwrap_or(&write);
-    let rows = client.query_typed(sql, &bind).await.map_err(|error| fault(error, step))?;
-    let counts = Counts::read(&rows[0]);
-    match bet {
-        Some(_) if counts.written != counts.accounted => work.caution.lost(),
-        Some(_) => work.caution.won(),
-        None => {}
-    }
-    if let Some(locked) = locked.filter(|locked| *locked != counts.written) {
-        return Err(moved(&format!("{locked} rows locked, {} written", counts.written)));
-    }
-    let mut written = Written { image_bytes: counts.image_bytes, ..Written::default() };
-    let beside = keep.elsewhere.as_ref().and_then(|elsewhere| here(&elsewhere.beside));
-    let mut found = 0;
-    if let Some(beside) = beside.filter(|_| counts.missing() > 0) {
-        // Few rows of many leaves: by index.
-        let single = client.batch_execute("SET LOCAL enable_nestloop = on").await;
-        single.map_err(|error| fault(error, step))?;
-        let rows = client.query_typed(&beside, &bind).await.map_err(|error| fault(error, step))?;
-        let counts = Counts::read(&rows[0]);
-        written.rows = counts.check(0, keep)?;
-        (written.is_elsewhere, found) = (true, counts.accounted);
-    }
-    written.rows += counts.check(found, keep)?;
     Ok(written)
+}
+
+/// A chunk being written.
+struct Writing<'c> {
+    work: &'c Work,
+    client: &'c Client,
+    claim: &'c Claim,
+    /// How many of the parameters are the range's.
+    width: usize,
+    bind: Vec<(&'c (dyn ToSql + Sync), Type)>,
+    bounds: Bounds,
+}
+
+impl Writing<'_> {
+    /// Writes a part of the chunk.
+    async fn part(&self, form: Form) -> Result<Written, Setback> {
+        let here = |sql: &ByRange| self.claim.place.text(sql.get(form)).map(Cow::into_owned);
+        let sql = &self.work.sql;
+        if let Some(ambiguous) = sql.ambiguous.as_ref().and_then(here) {
+            let rows = self.query(&ambiguous, &self.bind[..self.width]).await?;
+            if let Some(row) = rows.first() {
+                return Err(ambiguous_join(&row.get::<_, Vec<String>>(0)));
+            }
+        }
+        let Some(keep) = &sql.keep else {
+            let Some(update) = here(&sql.update) else { return Ok(Written::passed_over()) };
+            let started = Instant::now();
+            let rows = self.client.execute_typed(&update, &self.bind).await;
+            let rows = rows.map_err(|error| self.fault(&error, started))? as i64;
+            return Ok(Written { rows, ..Written::default() });
+        };
+        let Some(write) = here(&keep.write) else {
+            let gone = keep.elsewhere.as_ref().and_then(|elsewhere| here(&elsewhere.gone));
+            let Some(gone) = gone else { return Ok(Written::passed_over()) };
+            let back = self.counts(&gone).await?;
+            return match back.written + back.conflicted {
+                0 => Ok(Written::passed_over()),
+                _ => {
+                    let rows = back.check(0, keep)?;
+                    Ok(Written { rows, is_elsewhere: true, ..Written::default() })
+                }
+            };
+        };
+        if keep.joins_in_bulk {
+            self.set("SET LOCAL enable_nestloop = off").await?;
+        }
+        let counts = self.save_and_write(keep, write, here).await?;
+        let mut written = Written { image_bytes: counts.image_bytes, ..Written::default() };
+        let beside = keep.elsewhere.as_ref().and_then(|elsewhere| here(&elsewhere.beside));
+        let mut found = 0;
+        if let Some(beside) = beside.filter(|_| counts.missing() > 0) {
+            // Few rows of many leaves: by index.
+            self.set("SET LOCAL enable_nestloop = on").await?;
+            let counts = self.counts(&beside).await?;
+            written.rows = counts.check(0, keep)?;
+            (written.is_elsewhere, found) = (true, counts.accounted);
+        }
+        written.rows += counts.check(found, keep)?;
+        Ok(written)
+    }
+
+    /// Locks and saves first, or bets that this is not needed.
+    async fn save_and_write(
+        &self,
+        keep: &Keep,
+        write: String,
+        here: impl Fn(&ByRange) -> Option<String>,
+    ) -> Result<Counts, Setback> {
+        let caution = &self.work.caution;
+        if let Some(bet) = keep.bet.as_ref().filter(|_| caution.may_bet()).and_then(&here) {
+            let counts = self.counts(&bet).await?;
+            if counts.written == counts.accounted {
+                caution.won()
+            } else {
+                caution.lost()
+            }
+            return Ok(counts);
+        }
+        let Some(lock) = keep.lock.as_ref().and_then(&here) else {
+            return self.counts(&write).await;
+        };
+        let rows = self.query(&lock, &self.bind).await?;
+        let (locked, saved): (i64, i64) = (rows[0].get(0), rows[0].get(1));
+        if locked != saved {
+            return Err(moved(&format!("{locked} rows locked, {saved} saved")));
+        }
+        let counts = self.counts(&write).await?;
+        match counts.written == locked {
+            true => Ok(counts),
+            false => Err(moved(&format!("{locked} rows locked, {} written", counts.written))),
+        }
+    }
+
+    async fn counts(&self, sql: &str) -> Result<Counts, Setback> {
+        let rows = self.query(sql, &self.bind).await?;
+        Ok(Counts::read(&rows[0]))
+    }
+
+    async fn query(
+        &self,
+        sql: &str,
+        bind: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, Setback> {
+        let started = Instant::now();
+        let rows = self.client.query_typed(sql, bind).await;
+        rows.map_err(|error| self.fault(&error, started))
+    }
+
+    async fn set(&self, sql: &str) -> Result<(), Setback> {
+        let started = Instant::now();
+        let set = self.client.batch_execute(sql).await;
+        set.map_err(|error| self.fault(&error, started))
+    }
+
+    fn fault(&self, error: &tokio_postgres::Error, started: Instant) -> Setback {
+        Setback::from_place(error, &self.claim.place, started.elapsed(), self.bounds.statement)
+    }
 }
 
 impl Written {
@@ -129,7 +190,7 @@ struct Counts {
 }
 
 impl Counts {
-    fn read(row: &tokio_postgres::Row) -> Counts {
+    fn read(row: &Row) -> Counts {
         Counts {
             written: row.get(0),
             accounted: row.get(1),

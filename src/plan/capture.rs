@@ -122,15 +122,15 @@ impl Builder<'_> {
                 true => (Old::Null, Side::Filled),
                 false => (Old::Returned, Side::Both),
             };
-            let write = ByRange::new(|form| self.write_and_save(saving, form, old, side));
+            let write = self.by_range(|form| self.write_and_save(saving, form, old, side));
             return Keep::saving(write);
         }
-        let bet = || ByRange::new(|form| self.bet(saving, form));
-        let write = ByRange::new(|form| self.write_and_save(saving, form, Old::Null, Side::New));
+        let bet = || self.by_range(|form| self.bet(saving, form));
+        let write = self.by_range(|form| self.write_and_save(saving, form, Old::Null, Side::New));
         Keep {
             // Values in parts would be in others on each side.
             bet: (facts.has_versions && !facts.is_wide).then(bet),
-            lock: Some(ByRange::new(|form| self.lock_and_save(saving, form))),
+            lock: Some(self.by_range(|form| self.lock_and_save(saving, form))),
             ..Keep::saving(write)
         }
     }
@@ -220,7 +220,7 @@ impl Builder<'_> {
              AND (SELECT rows FROM backfill_before) > 0\nRETURNING {}\n), \
              backfill_after AS MATERIALIZED (\nSELECT count(*) AS rows, {}\n  FROM backfill_written\n), backfill_saved AS (\n\
              INSERT INTO {} (seq, part, side, rows, old_nulls, {columns})\n\
-             SELECT ${}, 0, '{}', backfill_before.rows, old_nulls, {}\n  FROM backfill_before, backfill_after\n WHERE {same}\n\
+             SELECT ${}, {}, '{}', backfill_before.rows, old_nulls, {}\n  FROM backfill_before, backfill_after\n WHERE {same}\n\
              RETURNING {} AS bytes\n)\n\
              SELECT backfill_after.rows, CASE WHEN backfill_before.rows = 0 OR {same} THEN backfill_before.rows ELSE -1 END, 0::int8,\n       \
              coalesce((SELECT bytes FROM backfill_saved), 0)::int8, NULL::text[]\n  FROM backfill_before, backfill_after",
@@ -232,6 +232,7 @@ impl Builder<'_> {
             packed(Side::New),
             saving.images.table,
             self.seq_param(form),
+            base(form),
             Side::Both.stored(),
             values.collect::<Vec<_>>().join(", "),
             sizes(fields(Side::Both).map(|f| f.name.as_str())),
@@ -280,7 +281,7 @@ impl Builder<'_> {
             "RETURNING rows, pg_catalog.cardinality(k1) AS packed, {} AS bytes",
             sizes(names.iter().copied())
         );
-        let stored = side.stored();
+        let (stored, base) = (side.stored(), base(form));
         let insert = format!("INSERT INTO {table} (seq, part, side, rows, old_nulls, {list})");
         if side == Side::ByValue {
             let keys = fields.iter().filter(|field| field.name.starts_with('k'));
@@ -289,21 +290,21 @@ impl Builder<'_> {
             let new = fields.iter().find(|field| field.name == "new_1");
             let new = new.map(|field| saving.images.boxed(field, "new_1")).unwrap_or_default();
             return format!(
-                "{insert}\nSELECT ${seq}, (row_number() OVER ())::int4, '{stored}', count(*), {nulls}, {}, ARRAY[{new}]\n  \
+                "{insert}\nSELECT ${seq}, {base} + (row_number() OVER ())::int4, '{stored}', count(*), {nulls}, {}, ARRAY[{new}]\n  \
                  FROM {rows}\n GROUP BY new_1\n{returning}",
                 keys.collect::<Vec<_>>().join(", ")
             );
         }
         if !saving.facts.is_wide {
             return format!(
-                "{insert}\nSELECT ${seq}, 0, '{stored}', count(*), {nulls}, {}\n  FROM {rows}\nHAVING count(*) > 0\n{returning}",
+                "{insert}\nSELECT ${seq}, {base}, '{stored}', count(*), {nulls}, {}\n  FROM {rows}\nHAVING count(*) > 0\n{returning}",
                 arrays("")
             );
         }
         let keys = self.numbered_names("k").join(", ");
         // An ordered aggregate is never hashed, so one part at a time is in memory.
         format!(
-            "{insert}\nSELECT ${seq}, part, '{stored}', count(*), {nulls}, {}\n  \
+            "{insert}\nSELECT ${seq}, {base} + part, '{stored}', count(*), {nulls}, {}\n  \
              FROM (SELECT *, (sum({}) OVER (ROWS UNBOUNDED PRECEDING) / {PART_BYTES})::int4 AS part FROM {rows}) AS parts\n \
              GROUP BY part\n{returning}",
             arrays(&format!(" ORDER BY {keys}")),
@@ -343,6 +344,14 @@ impl Builder<'_> {
     fn numbered(&self, prefix: &str, value: impl Fn(usize) -> String) -> Vec<String> {
         (0..self.key.columns.len()).map(|i| format!("{} AS {prefix}{}", value(i), i + 1)).collect()
     }
+}
+
+/// Rows of before-images that one part of a chunk may have, at most: there are not so many keys in one.
+const PART_MAX: usize = 10_000_000;
+
+/// The number of the first row of before-images that a part of a chunk writes.
+fn base(form: Form) -> usize {
+    form.part.ordinal() * PART_MAX
 }
 
 /// The stored bytes of several values.

@@ -46,9 +46,9 @@ pub(super) struct Trial<'p> {
 }
 
 impl Trial<'_> {
-    /// A statement for the first chunk.
-    pub(super) fn text(&self, sql: &ByRange) -> String {
-        self.place.text(sql.get(Form::FIRST)).unwrap_or_default().into_owned()
+    /// A statement in one form.
+    pub(super) fn text(&self, sql: &ByRange, form: Form) -> String {
+        self.place.text(sql.get(form)).unwrap_or_default().into_owned()
     }
 }
 

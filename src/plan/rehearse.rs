@@ -10,7 +10,7 @@ use super::leaves::Trial;
 use super::{Plan, PlanError, Refusal};
 use crate::db::error;
 use crate::db::session::Bounds;
-use crate::key::{Bound, KeyRange};
+use crate::key::{Bound, Form, KeyRange};
 use crate::state::{Field, Store};
 
 /// Key entries of the rehearsed chunk: enough to average over a page or two of anything, few enough that the row locks of the
@@ -54,11 +54,10 @@ pub async fn guard(client: &Client, plan: &Plan) -> Result<Option<Refusal>, Plan
     }
     let statement = |error| PlanError::Statement("explain the chunk statement", error);
     plan.session.begin(client, Bounds::LOOKUP).await.map_err(statement)?;
-    let rows = explain_first_chunk(client, &trial).await;
+    let plans = explain_first_chunk(client, &trial).await;
     client.batch_execute("ROLLBACK").await.map_err(statement)?;
-    let text = explain_text(&rows.map_err(statement)?);
-    let explain: Value = serde_json::from_str(&text).unwrap_or_default();
-    let fault = find_fault(&explain[0]["Plan"], plan);
+    let plans = plans.map_err(statement)?;
+    let fault = plans.iter().find_map(|explain| find_fault(&explain[0]["Plan"], plan));
     Ok(fault.map(|fault| {
         let what = format!("the chunk statement would read {} by {fault}", plan.table.name.plain());
         let mend = "look at the statement and its plan with `backfill plan`; ANALYZE the table, and mind joins and \
@@ -67,27 +66,43 @@ pub async fn guard(client: &Client, plan: &Plan) -> Result<Option<Refusal>, Plan
     }))
 }
 
-/// The plan for a range of the size that chunks have: for an empty one the planner may choose otherwise.
+/// The plans for a range of the size that chunks have, one for each part: for an empty one the planner may choose otherwise.
 async fn explain_first_chunk(
     client: &Client,
     trial: &Trial<'_>,
-) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
+) -> Result<Vec<Value>, tokio_postgres::Error> {
     let Some((range, _)) = first_chunk(client, trial).await? else { return Ok(Vec::new()) };
-    let sql = format!("EXPLAIN (FORMAT JSON) {}", trial.text(&trial.sql.update));
-    client.query_typed(&sql, &typed(&range)).await
+    explain(client, trial, &range, "FORMAT JSON").await
 }
 
-/// The range of the first chunk, as parameters, and its entries; none when the table is empty.
+/// Explains the UPDATE of a range, part by part.
+async fn explain(
+    client: &Client,
+    trial: &Trial<'_>,
+    range: &KeyRange,
+    options: &str,
+) -> Result<Vec<Value>, tokio_postgres::Error> {
+    let params = params(range);
+    let mut plans = Vec::new();
+    for form in range.parts() {
+        let sql = format!("EXPLAIN ({options}) {}", trial.text(&trial.sql.update, form));
+        let rows = client.query_typed(&sql, &typed(&params)).await?;
+        plans.push(serde_json::from_str(&explain_text(&rows)).unwrap_or_default());
+    }
+    Ok(plans)
+}
+
+/// The range of the first chunk, and its entries; none when the table is empty.
 async fn first_chunk(
     client: &Client,
     trial: &Trial<'_>,
-) -> Result<Option<(Vec<String>, i64)>, tokio_postgres::Error> {
+) -> Result<Option<(KeyRange, i64)>, tokio_postgres::Error> {
     let Some(ceiling) = trial.ceiling else { return Ok(None) };
     let whole = params(&KeyRange::new(None, ceiling.clone()));
     let mut bind = typed(&whole);
     bind.push((&ROWS, Type::INT8));
-    let rows = client.query_typed(&trial.text(&trial.sql.stretch), &bind).await?;
-    Ok(rows.first().map(|row| (params(&KeyRange::new(None, Bound(row.get(0)))), row.get(1))))
+    let rows = client.query_typed(&trial.text(&trial.sql.stretch, Form::FIRST), &bind).await?;
+    Ok(rows.first().map(|row| (KeyRange::new(None, Bound(row.get(0))), row.get(1))))
 }
 
 /// EXPLAIN answers with type `json`, whose binary form is its text.
@@ -162,21 +177,16 @@ async fn rehearse_in(
 ) -> Result<Option<Rehearsal>, tokio_postgres::Error> {
     let Some((range, keys)) = first_chunk(client, trial).await? else { return Ok(None) };
     let image_bytes = rehearse_images(client, plan, &range).await?;
-    let sql = format!(
-        "EXPLAIN (ANALYZE, WAL, TIMING OFF, FORMAT JSON) {}",
-        trial.text(&trial.sql.update)
-    );
     let started = Instant::now();
-    let explained = client.query_typed(&sql, &typed(&range)).await?;
+    let plans = explain(client, trial, &range, "ANALYZE, WAL, TIMING OFF, FORMAT JSON").await?;
     let took = started.elapsed();
-    let explain: Value = serde_json::from_str(&explain_text(&explained)).unwrap_or_default();
-    let node = &explain[0]["Plan"];
-    let written = node["Plans"][0]["Actual Rows"].as_f64().unwrap_or(0.0);
+    let nodes = || plans.iter().map(|explain| &explain[0]["Plan"]);
+    let written = |node: &Value| node["Plans"][0]["Actual Rows"].as_f64().unwrap_or(0.0);
     Ok(Some(Rehearsal {
         keys,
-        rows: written as i64,
+        rows: nodes().map(written).sum::<f64>() as i64,
         took,
-        wal_bytes: node["WAL Bytes"].as_i64().unwrap_or(0),
+        wal_bytes: nodes().filter_map(|node| node["WAL Bytes"].as_i64()).sum(),
         image_bytes,
     }))
 }
@@ -185,7 +195,7 @@ async fn rehearse_in(
 async fn rehearse_images(
     client: &Client,
     plan: &Plan,
-    range: &[String],
+    range: &KeyRange,
 ) -> Result<Option<i64>, tokio_postgres::Error> {
     let images = Store::rehearsed_images();
     let keeping = plan.clone().keeping(&images);
@@ -195,10 +205,13 @@ async fn rehearse_images(
     let ddl = images.ddl(&plan.image_fields(), "rehearsal", plan.server.has_lz4);
     let weighed = async {
         client.batch_execute(&ddl).await?;
-        let mut bind = typed(range);
+        let params = params(range);
+        let mut bind = typed(&params);
         bind.extend([(&0_i64 as &(dyn ToSql + Sync), Type::INT8), (&0_i64, Type::INT8)]);
-        for sql in keep.lock.iter().chain([&keep.write]) {
-            client.query_typed(&trial.text(sql), &bind).await?;
+        for form in range.parts() {
+            for sql in keep.lock.iter().chain([&keep.write]) {
+                client.query_typed(&trial.text(sql, form), &bind).await?;
+            }
         }
         let fields = plan.image_fields();
         let size =

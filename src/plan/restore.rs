@@ -8,7 +8,7 @@
 //! merged since, is looked for by its key through the parent.
 
 use super::capture::{Elsewhere, Keep};
-use super::statement::{Builder, ByRange};
+use super::statement::Builder;
 use crate::key::{Form, Key, KeyColumn};
 use crate::sql::{Ident, QualifiedName};
 use crate::state::{Field, Images, Side};
@@ -75,7 +75,7 @@ impl Builder<'_> {
     /// The statement that gives a chunk back.
     pub fn restore(&self, restore: &Restore<'_>) -> Keep {
         let by_form = |reach: Reach| {
-            ByRange::new(|form| match restore.policy {
+            self.by_range(|form| match restore.policy {
                 Conflicts::Force => self.restore_all(restore, form, reach),
                 _ => self.restore_unchanged(restore, form, reach),
             })
@@ -92,7 +92,7 @@ impl Builder<'_> {
             write: by_form(reach),
             elsewhere: is_in_leaf
                 .then(|| Elsewhere { beside: by_form(Reach::Beside), gone: by_form(Reach::Gone) }),
-            middle: Some(ByRange::new(|form| self.middle_image(restore, form))),
+            middle: Some(self.by_range(|form| self.middle_image(restore, form))),
             conflicts: restore.policy,
             // A look anywhere is one by index for each row.
             joins_in_bulk: reach.is_in_range(),
@@ -229,7 +229,7 @@ impl Builder<'_> {
             let is_read = |field: &&Field| side == Side::ByValue || side.holds(&field.name);
             let fields = restore.fields.iter().filter(is_read);
             let rows = restore.images.unpacked(fields, side, seq, alias);
-            format!("{rows}\n WHERE {}", key.range_sql(&Ident::new(alias), form.whole(), 1))
+            format!("{rows}\n WHERE {}", key.range_sql(&Ident::new(alias), form.unstriped(), 1))
         };
         let keys = self.numbered_names("k").join(", ");
         let not_in_leaf = match (reach, &self.leaf) {
@@ -280,7 +280,7 @@ impl Builder<'_> {
     fn within(&self, word: &str, form: Form, reach: Reach) -> String {
         match reach.is_in_range() {
             true => {
-                format!("{word}{}\n", self.key.range_sql(&Ident::new(TARGET), form.whole(), 1))
+                format!("{word}{}\n", self.key.range_sql(&Ident::new(TARGET), form.unstriped(), 1))
             }
             false => String::new(),
         }

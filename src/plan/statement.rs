@@ -21,20 +21,19 @@ pub struct Target {
 /// A statement for chunks with and without a lower bound, and for stripes of them.
 #[derive(Clone, Debug)]
 pub struct ByRange {
-    /// In the order of [`Form::ALL`].
-    forms: [String; Form::ALL.len()],
+    forms: Vec<(Form, String)>,
 }
 
 impl ByRange {
-    /// Renders all forms.
-    pub fn new(render: impl Fn(Form) -> String) -> ByRange {
-        ByRange { forms: Form::ALL.map(render) }
+    /// Renders all forms for a key of so many columns.
+    pub fn new(width: usize, render: impl Fn(Form) -> String) -> ByRange {
+        let forms = Form::all(width).into_iter();
+        ByRange { forms: forms.map(|form| (form, render(form))).collect() }
     }
 
     /// The text for a range of this form.
     pub fn get(&self, form: Form) -> &str {
-        let at = Form::ALL.iter().position(|known| *known == form).unwrap_or_default();
-        &self.forms[at]
+        self.forms.iter().find(|(known, _)| *known == form).map_or("", |(_, text)| text)
     }
 }
 
@@ -72,10 +71,16 @@ pub struct Builder<'a> {
 }
 
 impl Builder<'_> {
+    /// Renders a statement in all forms of the key.
+    pub(super) fn by_range(&self, render: impl Fn(Form) -> String) -> ByRange {
+        ByRange::new(self.key.columns.len(), render)
+    }
+
     /// All statements of a run.
     pub fn chunk_sql(&self) -> ChunkSql {
-        let update = ByRange::new(|form| self.update(form).as_str().to_owned());
-        let ambiguous = self.spec.from.is_some().then(|| ByRange::new(|form| self.ambiguous(form)));
+        let update = self.by_range(|form| self.update(form).as_str().to_owned());
+        let ambiguous =
+            self.spec.from.is_some().then(|| self.by_range(|form| self.ambiguous(form)));
         ChunkSql {
             update,
             keep: None,
@@ -286,7 +291,7 @@ impl Builder<'_> {
         };
         let texts = labels.iter().map(|c| format!("{c}::text")).collect::<Vec<_>>().join(", ");
         let table = self.target();
-        ByRange::new(|form| {
+        self.by_range(|form| {
             let form = form.whole();
             let range = self.key.range_sql(name, form, 1);
             let (ceiling, upto, params) = self.ceiling_of(form);
@@ -314,7 +319,7 @@ impl Builder<'_> {
         let order = self.key.order_sql(name, false);
         let key = self.key.array_sql(name);
         let table = self.target();
-        ByRange::new(|form| {
+        self.by_range(|form| {
             let form = form.whole();
             let range = self.key.range_sql(name, form, 1);
             let (ceiling, _, params) = self.ceiling_of(form);
@@ -345,7 +350,7 @@ impl Builder<'_> {
         let order = self.key.order_sql(name, false);
         let key = self.key.array_sql(name);
         let table = self.target();
-        ByRange::new(|form| {
+        self.by_range(|form| {
             let range = self.key.range_sql(name, form, 1);
             format!(
                 "SELECT {key}, backfill_entry, backfill_entries - backfill_entry\n  \

@@ -1,0 +1,411 @@
+//! Ranges of a key, and the conditions of a statement over one. Pure.
+//!
+//! A range of several columns is a comparison of whole keys, and that is where an index scan begins; but it does not end there. The server
+//! stops at the end of the leading value: with a tenant of a hundred million rows, every chunk would read what is left of the tenant. So a
+//! statement that must not read on is sent for [`Part`]s of the range, each of which compares single columns.
+
+use super::{Bound, Key};
+use crate::sql::Ident;
+
+/// Those rows whose key hashes to `j` of `k`, or leaves that remainder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stripe {
+    /// Which of them, from 0.
+    pub j: i16,
+    /// How many there are; at least 2.
+    pub k: i16,
+    /// Whether its keys lie so close that it is cheaper to list those there may be than to look at all of the slice.
+    pub is_dense: bool,
+}
+
+/// The keys greater than `after` (all, when there is none) and not greater than `upto`, or one stripe of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRange {
+    /// Exclusive lower end; none at the beginning of the table.
+    pub after: Option<Bound>,
+    /// Inclusive upper end.
+    pub upto: Bound,
+    /// The stripe; none for all rows of the slice.
+    pub stripe: Option<Stripe>,
+}
+
+/// Which conditions a range has, which decides the text of its statements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// Whether it has a lower end.
+    pub has_after: bool,
+    /// Whether it is a stripe, and how that is found.
+    pub stripe: Striped,
+    /// Which part of the range.
+    pub part: Part,
+}
+
+/// Whether a range is a stripe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Striped {
+    /// The whole slice.
+    No,
+    /// Found by looking at every row of the slice.
+    Scanned,
+    /// Found by a list of the keys there may be.
+    Listed,
+}
+
+/// A part of a range. The parts of a range are disjoint and together the range, whatever the server finds equal: ends count as equal
+/// in a column only where their texts are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it, by comparing whole keys.
+    Whole,
+    /// All of it, where the ends differ in the last column alone.
+    Last,
+    /// Keys that begin like the lower end in one column more than the ends share, which are so many.
+    Begin(usize),
+    /// Keys between the ends in the first column that these do not share, of this index.
+    Middle(usize),
+    /// Keys that begin like the upper end in so many columns, the second number, and lie below it in the next one. The ends share the
+    /// first number of columns.
+    End(usize, usize),
+}
+
+impl Part {
+    /// Its place among the parts of a range, in the order of the key.
+    pub fn ordinal(self) -> usize {
+        match self {
+            Part::Whole | Part::Last => 0,
+            Part::Begin(_) => 1,
+            Part::Middle(_) => 2,
+            Part::End(_, like) => 2 + like,
+        }
+    }
+}
+
+impl Form {
+    /// A whole slice without a lower end.
+    pub const FIRST: Form = Form { has_after: false, stripe: Striped::No, part: Part::Whole };
+    /// A whole slice with both ends.
+    pub const WHOLE: Form = Form { has_after: true, stripe: Striped::No, part: Part::Whole };
+
+    /// All forms for a key of so many columns.
+    pub fn all(width: usize) -> Vec<Form> {
+        let mut parts = vec![(false, Part::Whole), (true, Part::Whole)];
+        if width > 1 {
+            parts.extend([(true, Part::Last), (false, Part::Middle(0))]);
+            parts.extend((1..width).map(|like| (false, Part::End(0, like))));
+            for shared in 0..width - 1 {
+                parts.extend([(true, Part::Begin(shared)), (true, Part::Middle(shared))]);
+                parts.extend((shared + 1..width).map(|like| (true, Part::End(shared, like))));
+            }
+        }
+        let stripes = [Striped::No, Striped::Scanned];
+        let mut forms: Vec<Form> = stripes
+            .into_iter()
+            .flat_map(|stripe| {
+                parts.iter().map(move |(has_after, part)| Form {
+                    has_after: *has_after,
+                    stripe,
+                    part: *part,
+                })
+            })
+            .collect();
+        if width == 1 {
+            forms.push(Form { stripe: Striped::Listed, ..Form::WHOLE });
+        }
+        forms
+    }
+
+    /// The whole slice, as a whole.
+    pub fn whole(self) -> Form {
+        Form { part: Part::Whole, ..self.unstriped() }
+    }
+
+    /// This part of the whole slice.
+    pub fn unstriped(self) -> Form {
+        Form { stripe: Striped::No, ..self }
+    }
+}
+
+impl KeyRange {
+    /// A whole slice.
+    pub fn new(after: Option<Bound>, upto: Bound) -> KeyRange {
+        KeyRange { after, upto, stripe: None }
+    }
+
+    /// Which conditions it has as a whole.
+    pub fn form(&self) -> Form {
+        let has_after = self.after.is_some();
+        let stripe = match self.stripe {
+            None => Striped::No,
+            Some(stripe) if stripe.is_dense && has_after => Striped::Listed,
+            Some(_) => Striped::Scanned,
+        };
+        Form { has_after, stripe, part: Part::Whole }
+    }
+
+    /// The forms of its parts, in the order of the key. All of them take the parameters of the whole.
+    pub fn parts(&self) -> Vec<Form> {
+        let (form, width) = (self.form(), self.upto.0.len());
+        if width == 1 {
+            return vec![form];
+        }
+        let part = |part: Part| Form { part, ..form };
+        let Some(after) = &self.after else {
+            let ends = (1..width).map(|like| Part::End(0, like));
+            return [Part::Middle(0)].into_iter().chain(ends).map(part).collect();
+        };
+        let same = after.0.iter().zip(&self.upto.0).take_while(|(a, b)| a == b).count();
+        if same >= width - 1 {
+            return vec![part(Part::Last)];
+        }
+        let ends = (same + 1..width).map(|like| Part::End(same, like));
+        [Part::Begin(same), Part::Middle(same)].into_iter().chain(ends).map(part).collect()
+    }
+
+    /// The parameters for [`Key::range_sql`]: `after` (when there is one), `upto`, and the stripe (when it is one).
+    pub fn params(&self) -> Vec<String> {
+        let bounds = self.after.iter().chain([&self.upto]).flat_map(|bound| bound.0.clone());
+        let stripe = self.stripe.map(|stripe| [stripe.k.to_string(), stripe.j.to_string()]);
+        bounds.chain(stripe.into_iter().flatten()).collect()
+    }
+}
+
+/// Where the ends of a range stand among the parameters, and whose columns they are compared with.
+struct Ends<'k> {
+    key: &'k Key,
+    table: &'k Ident,
+    /// The first parameter of the lower end.
+    after: Option<usize>,
+    /// The first parameter of the upper end.
+    upto: usize,
+}
+
+impl Ends<'_> {
+    /// A comparison of one column with a parameter of an end.
+    fn column(&self, i: usize, operator: &str, end: usize) -> String {
+        let column = &self.key.columns[i];
+        format!("{}.{} {operator} ${}::{}", self.table, column.name, end + i, column.type_sql)
+    }
+
+    fn lower(&self, i: usize, operator: &str) -> Option<String> {
+        self.after.map(|after| self.column(i, operator, after))
+    }
+
+    fn upper(&self, i: usize, operator: &str) -> String {
+        self.column(i, operator, self.upto)
+    }
+
+    /// A comparison of the columns from `from` on, plus a plain bound on the first of them: the row form alone prunes no partition and is
+    /// estimated on its first column only.
+    fn rows(&self, from: usize, (strict, loose): (&str, &str), end: usize) -> String {
+        let columns = &self.key.columns[from..];
+        let first = self.column(from, if columns.len() == 1 { strict } else { loose }, end);
+        if columns.len() == 1 {
+            return first;
+        }
+        let names = columns.iter().map(|column| format!("{}.{}", self.table, column.name));
+        let values =
+            columns.iter().enumerate().map(|(i, c)| format!("${}::{}", end + from + i, c.type_sql));
+        let list = |items: Vec<String>| items.join(", ");
+        format!("({}) {strict} ({}) AND {first}", list(names.collect()), list(values.collect()))
+    }
+
+    fn terms(&self, part: Part) -> Vec<String> {
+        let width = self.key.columns.len();
+        let after = self.after.unwrap_or_default();
+        let upto = || self.rows(0, ("<=", "<="), self.upto);
+        let equal = |columns: usize, end: usize| {
+            (0..columns).map(|i| self.column(i, "=", end)).collect::<Vec<_>>()
+        };
+        match part {
+            Part::Whole => {
+                let lower = self.after.map(|after| self.rows(0, (">", ">="), after));
+                lower.into_iter().chain([upto()]).collect()
+            }
+            Part::Last => {
+                let last = width - 1;
+                let ends = self.lower(last, ">").into_iter().chain([self.upper(last, "<=")]);
+                equal(last, after).into_iter().chain(ends).collect()
+            }
+            Part::Begin(shared) => {
+                let behind = self.rows(shared + 1, (">", ">="), after);
+                equal(shared + 1, after).into_iter().chain([behind, upto()]).collect()
+            }
+            Part::Middle(at) => {
+                let ends = self.lower(at, ">").into_iter().chain([self.upper(at, "<")]);
+                equal(at, self.upto).into_iter().chain(ends).collect()
+            }
+            Part::End(shared, like) => {
+                let operator = if like == width - 1 { "<=" } else { "<" };
+                let ends = [self.upper(like, operator)];
+                let ends = ends.into_iter().chain(self.lower(shared, ">"));
+                equal(like, self.upto).into_iter().chain(ends).collect()
+            }
+        }
+    }
+}
+
+impl Key {
+    /// The predicate of a range, or of a part of one, over the columns of `table`. Parameters are numbered from `first`: the columns of
+    /// `after`, those of `upto`, then the number of stripes and the stripe, as far as the form has them.
+    pub fn range_sql(&self, table: &Ident, form: Form, first: usize) -> String {
+        let width = self.columns.len();
+        let upto = first + if form.has_after { width } else { 0 };
+        let ends = Ends { key: self, table, after: form.has_after.then_some(first), upto };
+        let mut terms = ends.terms(form.part);
+        if form.stripe != Striped::No {
+            terms.push(self.stripe_sql(table, upto + width));
+        }
+        if form.stripe == Striped::Listed {
+            terms.push(self.list_sql(table, first));
+        }
+        terms.join(" AND ")
+    }
+
+    /// How many parameters [`Key::range_sql`] takes.
+    pub fn range_params(&self, form: Form) -> usize {
+        let stripe = if form.stripe == Striped::No { 0 } else { 2 };
+        self.columns.len() * if form.has_after { 2 } else { 1 } + stripe
+    }
+
+    /// The remainder that is never negative, of an expression in `int8`.
+    fn remainder_sql(value: &str, k: &str) -> String {
+        format!(
+            "(({value} OPERATOR(pg_catalog.%) {k}) OPERATOR(pg_catalog.+) {k}) OPERATOR(pg_catalog.%) {k}"
+        )
+    }
+
+    /// The keys of a stripe that there may be in a slice with both ends, as a list for the index. They are the same as those of
+    /// [`Key::stripe_sql`], and only the quicker way to them.
+    fn list_sql(&self, table: &Ident, first: usize) -> String {
+        let column = &self.columns[0];
+        let value = |n: usize| format!("${n}::pg_catalog.int8");
+        let (after, upto, k, j) =
+            (value(first), value(first + 1), value(first + 2), value(first + 3));
+        let start = format!("({after} OPERATOR(pg_catalog.+) 1)");
+        let step = Key::remainder_sql(
+            &format!("({j} OPERATOR(pg_catalog.-) ({start} OPERATOR(pg_catalog.%) {k}))"),
+            &k,
+        );
+        format!(
+            "{table}.{} OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT backfill_key::{} FROM pg_catalog.generate_series({start} OPERATOR(pg_catalog.+) ({step}), {upto}, {k}) AS backfill_key))",
+            column.name, column.type_sql
+        )
+    }
+
+    /// Each column's hash is the seed of the next one's, as far as there are hashes. Without its sign, because a remainder keeps that.
+    fn stripe_sql(&self, table: &Ident, first: usize) -> String {
+        let (k, j) =
+            (format!("${first}::pg_catalog.int8"), format!("${}::pg_catalog.int8", first + 1));
+        if self.is_by_remainder() {
+            let value = format!("{table}.{}::pg_catalog.int8", self.columns[0].name);
+            return format!("{} OPERATOR(pg_catalog.=) {j}", Key::remainder_sql(&value, &k));
+        }
+        let hash = self.columns.iter().fold("0".to_owned(), |seed, column| match &column.spread {
+            Some(spread) => format!("{}({table}.{}, {seed})", spread.as_str(), column.name),
+            None => seed,
+        });
+        let hash = format!("({hash} OPERATOR(pg_catalog.&) {})", i64::MAX);
+        format!("{hash} OPERATOR(pg_catalog.%) {k} OPERATOR(pg_catalog.=) {j}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{KeyColumn, Spread};
+
+    fn key(columns: &[(&str, &str)]) -> Key {
+        let column = |(name, ty): &(&str, &str)| KeyColumn {
+            name: Ident::new(*name),
+            type_sql: (*ty).to_owned(),
+            type_name: (*ty).to_owned(),
+            spread: Some(Spread::Hash(format!("pg_catalog.hash{ty}extended"))),
+        };
+        Key { columns: columns.iter().map(column).collect() }
+    }
+
+    #[test]
+    fn one_column_is_a_plain_comparison() {
+        let key = key(&[("id", "int8")]);
+        assert_eq!(
+            key.range_sql(&Ident::new("t"), Form::WHOLE, 1),
+            r#""t"."id" > $1::int8 AND "t"."id" <= $2::int8"#
+        );
+        assert_eq!(key.range_sql(&Ident::new("t"), Form::FIRST, 3), r#""t"."id" <= $3::int8"#);
+    }
+
+    #[test]
+    fn several_columns_are_a_row_comparison_with_a_leading_bound() {
+        let key = key(&[("a", "int4"), ("b", "text")]);
+        assert_eq!(
+            key.range_sql(&Ident::new("t"), Form::WHOLE, 1),
+            r#"("t"."a", "t"."b") > ($1::int4, $2::text) AND "t"."a" >= $1::int4 AND ("t"."a", "t"."b") <= ($3::int4, $4::text) AND "t"."a" <= $3::int4"#
+        );
+        assert_eq!(key.range_params(Form::WHOLE), 4);
+    }
+
+    #[test]
+    fn a_stripe_hashes_all_columns() {
+        let form = Form { stripe: Striped::Scanned, ..Form::FIRST };
+        let sql = key(&[("a", "int4"), ("b", "text")]).range_sql(&Ident::new("t"), form, 1);
+        let expected = r#"(pg_catalog.hashtextextended("t"."b", pg_catalog.hashint4extended("t"."a", 0)) OPERATOR(pg_catalog.&) 9223372036854775807) OPERATOR(pg_catalog.%) $3::pg_catalog.int8 OPERATOR(pg_catalog.=) $4::pg_catalog.int8"#;
+        assert!(sql.ends_with(expected), "{sql}");
+        let range = KeyRange {
+            stripe: Some(Stripe { j: 2, k: 8, is_dense: true }),
+            ..KeyRange::new(None, Bound(vec!["7".into(), "x".into()]))
+        };
+        assert_eq!((range.form(), range.params().join(" ")), (form, "7 x 8 2".to_owned()));
+    }
+
+    #[test]
+    fn a_range_falls_into_parts_that_end_where_they_end() {
+        let key = key(&[("a", "int4"), ("b", "int4"), ("c", "int4")]);
+        let bound = |text: &str| Bound(text.split(' ').map(str::to_owned).collect());
+        let parts = |after: Option<&str>, upto: &str| {
+            let range = KeyRange::new(after.map(bound), bound(upto));
+            let sql = |form: Form| key.range_sql(&Ident::new("t"), form, 1);
+            let sql: Vec<String> = range.parts().into_iter().map(sql).collect();
+            sql.join("\n").replace("\"t\".", "").replace('"', "").replace("::int4", "")
+        };
+        assert_eq!(parts(Some("1 2 3"), "1 2 9"), "a = $1 AND b = $2 AND c > $3 AND c <= $6");
+        assert_eq!(
+            parts(Some("1 2 3"), "1 7 9"),
+            "a = $1 AND b = $2 AND c > $3 AND (a, b, c) <= ($4, $5, $6) AND a <= $4\n\
+             a = $4 AND b > $2 AND b < $5\n\
+             a = $4 AND b = $5 AND c <= $6 AND b > $2"
+        );
+        assert_eq!(
+            parts(Some("1 2 3"), "4 7 9"),
+            "a = $1 AND (b, c) > ($2, $3) AND b >= $2 AND (a, b, c) <= ($4, $5, $6) AND a <= $4\n\
+             a > $1 AND a < $4\n\
+             a = $4 AND b < $5 AND a > $1\n\
+             a = $4 AND b = $5 AND c <= $6 AND a > $1"
+        );
+        assert_eq!(
+            parts(None, "4 7 9"),
+            "a < $1\na = $1 AND b < $2\na = $1 AND b = $2 AND c <= $3"
+        );
+    }
+
+    #[test]
+    fn every_part_has_a_form_among_all() {
+        for width in 1..5 {
+            let all = Form::all(width);
+            let bound = |same: usize, tail: &str| {
+                Bound((0..width).map(|i| if i < same { "1".into() } else { tail.into() }).collect())
+            };
+            for same in 0..=width {
+                for after in [None, Some(bound(width, ""))] {
+                    for stripe in [None, Some(Stripe { j: 0, k: 2, is_dense: width == 1 })] {
+                        let range =
+                            KeyRange { after: after.clone(), upto: bound(same, "2"), stripe };
+                        let parts = range.parts();
+                        assert!(parts.iter().chain([&range.form()]).all(|form| all.contains(form)));
+                        let ordinals: Vec<usize> = parts.iter().map(|f| f.part.ordinal()).collect();
+                        assert!(ordinals.is_sorted_by(|a, b| a < b), "{ordinals:?}");
+                    }
+                }
+            }
+        }
+    }
+}
