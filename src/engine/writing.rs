@@ -127,9 +127,9 @@ impl Writing<'_> {
         if let Some(bet) = keep.bet.as_ref().filter(|_| caution.may_bet()).and_then(&here) {
             let counts = self.counts(&bet).await?;
             if counts.written == counts.accounted {
-                caution.won()
+                caution.won();
             } else {
-                caution.lost()
+                caution.lost();
             }
             return Ok(counts);
         }
