@@ -122,12 +122,16 @@ impl Pressure {
         }
     }
 
-    /// The part that a vacuum is due for.
-    pub fn due(&self) -> Option<usize> {
+    /// The part that a vacuum is due for most, of those that one `may` be tried for.
+    pub fn due(&self, may: impl Fn(usize) -> bool) -> Option<usize> {
         let is_told = self.rows >= self.patience && self.hot < self.rows * MOSTLY_HOT;
-        let is_due = |part: &Part| part.dead >= (part.rows * self.every).max(ROWS_MIN);
-        let wanted = self.settings.every.is_some() && is_told;
-        self.parts.iter().position(is_due).filter(|_| wanted)
+        if self.settings.every.is_none() || !is_told {
+            return None;
+        }
+        let over = |part: &Part| part.dead / (part.rows * self.every).max(ROWS_MIN);
+        let due =
+            self.parts.iter().map(over).enumerate().filter(|(i, over)| *over >= 1.0 && may(*i));
+        due.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(i, _)| i)
     }
 
     /// Row versions of a part counted since its last vacuum began; counting starts anew.
@@ -258,20 +262,20 @@ mod tests {
     fn it_is_due_after_a_part_of_the_table_that_is_not_hot() {
         let mut pressure = Pressure::new(Settings::default(), &[1_000_000], 0.0);
         pressure.observe(0, 99_999, Some(0));
-        assert_eq!(pressure.due(), None);
+        assert_eq!(pressure.due(|_| true), None);
         pressure.observe(0, 1, None);
-        assert_eq!(pressure.due(), Some(0));
+        assert_eq!(pressure.due(|_| true), Some(0));
         assert_eq!(pressure.begin(0), 100_000);
-        assert_eq!(pressure.due(), None);
+        assert_eq!(pressure.due(|_| true), None);
         let mut hot = Pressure::new(Settings::default(), &[1_000_000], 0.0);
         hot.observe(0, 1_000_000, Some(700_000));
-        assert_eq!(hot.due(), None, "mostly HOT");
+        assert_eq!(hot.due(|_| true), None, "mostly HOT");
         let mut off = Pressure::new(Settings { every: None }, &[1_000_000], 0.0);
         off.observe(0, 1_000_000, None);
-        assert_eq!(off.due(), None);
+        assert_eq!(off.due(|_| true), None);
         let mut small = Pressure::new(Settings::default(), &[20_000], 0.0);
         small.observe(0, 9_999, None);
-        assert_eq!(small.due(), None);
+        assert_eq!(small.due(|_| true), None);
     }
 
     #[test]
@@ -279,13 +283,16 @@ mod tests {
         let mut pressure = Pressure::new(Settings::default(), &[1_000_000, 200_000, 0], 0.0);
         pressure.observe(0, 90_000, None);
         pressure.observe(1, 19_999, None);
-        assert_eq!(pressure.due(), None);
+        assert_eq!(pressure.due(|_| true), None);
         pressure.observe(1, 1, None);
-        assert_eq!(pressure.due(), Some(1));
+        assert_eq!(pressure.due(|_| true), Some(1));
         assert_eq!(pressure.begin(1), 20_000);
-        assert_eq!(pressure.due(), None);
+        assert_eq!(pressure.due(|_| true), None);
         pressure.put_back(1, 20_000);
-        assert_eq!(pressure.due(), Some(1));
+        assert_eq!(pressure.due(|_| true), Some(1));
+        assert_eq!(pressure.due(|part| part != 1), None);
+        pressure.put_back(0, 120_000);
+        assert_eq!(pressure.due(|_| true), Some(0), "more than twice what makes it due");
     }
 
     #[test]

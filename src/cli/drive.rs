@@ -113,6 +113,7 @@ pub(super) async fn drive(
     });
     // The first passes of a window are the dear ones, and say nothing about the rest.
     let two_windows = plan.way.striping.map_or(0.0, |striping| window_max(striping) * 2.0);
+    let small_leaves = plan.small_leaves();
     let parts = plan.by_leaf().map_or(vec![plan.table_rows], |leaves| leaves.rows(plan.table_rows));
     let start = Start {
         chunk_rows: run
@@ -146,6 +147,7 @@ pub(super) async fn drive(
         epoch,
         ceiling: run.ceiling.clone(),
         leaves: run.leaves.clone(),
+        small_leaves,
         table: TableRef { oid: plan.table.oid, name: plan.table.name.clone() },
         counts_hot: (plan.table.kind == "r" || run.leaves.is_some()) && plan.server.counts,
         sql: Arc::new(plan.into_chunk_sql()),

@@ -88,7 +88,7 @@ fn estimate(plan: &Plan, rehearsed: &Rehearsed, limits: &Limits) -> Option<Estim
     let wal_per_row = rehearsal.wal_bytes as f64 / rows * (1.0 - hot_share * HOT_SAVES);
     let paced = to_do / limits.rate.value.as_rows(wal_per_row);
     Some(Estimate {
-        chunks: (to_do / share / chunk_rows).ceil() as i64,
+        chunks: chunks(plan, to_do / share, chunk_rows),
         wal_bytes: (wal_per_row * to_do) as i64,
         before_image_bytes: rehearsal
             .image_bytes
@@ -97,6 +97,19 @@ fn estimate(plan: &Plan, rehearsed: &Rehearsed, limits: &Limits) -> Option<Estim
         seconds_low: unlimited.max(paced),
         seconds_high: (unlimited * 2.5).max(paced * 1.1),
     })
+}
+
+/// Chunks of so many entries that a table of so many rows is cut into: no chunk reaches over two leaves, and every slice of stripes has all
+/// of them.
+fn chunks(plan: &Plan, rows: f64, chunk_rows: f64) -> i64 {
+    let k = plan.way.striping.map_or(1.0, |striping| f64::from(striping.k));
+    let leaves = plan.by_leaf().map_or(vec![rows as i64], |by_leaf| by_leaf.rows(rows as i64));
+    let small = plan.small_leaves();
+    let of_leaf = |(number, rows): (usize, &i64)| {
+        let k = if small.contains(&number) { 1.0 } else { k };
+        (*rows as f64 / (chunk_rows * k)).ceil() * k
+    };
+    (1..).zip(&leaves).map(of_leaf).sum::<f64>() as i64
 }
 
 fn as_json(
@@ -172,6 +185,10 @@ fn as_text(
     );
     line("key", format!("({}) by index {}", plan.key.plain(), plan.index));
     match &plan.ceiling {
+        Some(_) if plan.by_leaf().is_some() => {
+            let own = "of each leaf its own greatest key (rows inserted behind it, or into a leaf that is empty now, are the application's)";
+            line("ceiling", own.to_owned());
+        }
         Some(ceiling) => {
             line("ceiling", format!("{ceiling} (rows inserted behind it are the application's)"));
         }

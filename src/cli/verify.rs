@@ -164,7 +164,7 @@ async fn by_chunk_map(ctx: &Context, client: &Object, name: &str) -> Result<Exit
         }
         if !new_leaves.is_empty() {
             print(&format!(
-                "partitions that are there since it began are not looked at, their rows are the application's: {}\n\
+                "partitions that were not there or were empty when it began are not looked at, their rows are the application's: {}\n\
                  to do them too: backfill run {name} --again",
                 new_leaves.join(", ")
             ));

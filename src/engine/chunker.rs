@@ -49,6 +49,21 @@ pub struct Cutting {
     pub stripes: i16,
 }
 
+impl Cutting {
+    /// As it fits a place: small leaves are cut into plain slices.
+    fn fit(self, work: &Work, place: &Place) -> Cutting {
+        let is_small = match place {
+            Place::Table => false,
+            Place::Leaf(number, _) | Place::Gone(number) => work.small_leaves.contains(number),
+        };
+        let k = u32::from(self.stripes.unsigned_abs());
+        match is_small {
+            true => Cutting { size: (self.size / k).max(1), count: self.count * k, stripes: 1 },
+            false => self,
+        }
+    }
+}
+
 /// Cuts the next slices behind the last one, and each into its stripes.
 pub async fn cut(work: &Work, cutting: Cutting) -> Result<Sliced, Setback> {
     transact(work, async |client: &Client, started: &mut Instant| {
@@ -62,16 +77,22 @@ pub async fn cut(work: &Work, cutting: Cutting) -> Result<Sliced, Setback> {
             .await
             .map_err(|e| store(e, started))?;
         let (mut cuts, mut fully_cut) = (Vec::new(), fully_cut);
-        while !fully_cut && cuts.len() < cutting.count as usize {
+        let mut used = cutting;
+        while !fully_cut && cuts.len() < used.count as usize {
             let begun = cuts.last().map(|cut: &Cut| &cut.upto).or(after.as_ref());
             let found = next_place(client, work, begun).await;
             let Some((place, range)) = found.map_err(|e| store(e, started))? else {
                 fully_cut = true;
                 break;
             };
+            let fitting = cutting.fit(work, &place);
+            if fitting != used && !cuts.is_empty() {
+                break;
+            }
+            used = fitting;
             *started = Instant::now();
-            let size = cutting.size.into();
-            let count = i64::from(cutting.count) - cuts.len() as i64;
+            let size = used.size.into();
+            let count = i64::from(used.count) - cuts.len() as i64;
             let found = find_cuts(client, work, &place, &range, size, count).await;
             let (found, is_whole) = found.map_err(|error| {
                 Setback::from_place(&error, &place, started.elapsed(), bounds.statement)
@@ -89,7 +110,7 @@ pub async fn cut(work: &Work, cutting: Cutting) -> Result<Sliced, Setback> {
                 client,
                 (work.run_id, work.epoch),
                 after.as_ref(),
-                (&cuts, cutting.stripes),
+                (&cuts, used.stripes),
                 fully_cut,
             )
             .await;

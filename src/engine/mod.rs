@@ -24,6 +24,7 @@ mod vacuuming;
 pub mod worker;
 mod writing;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -58,6 +59,8 @@ pub struct Work {
     pub ceiling: Option<Bound>,
     /// The leaves that the run goes through one after the other, when it does.
     pub leaves: Option<Leaves>,
+    /// The numbers of those that are cut into plain slices, whatever the others are.
+    pub small_leaves: HashSet<usize>,
     /// The table, to be vacuumed.
     pub table: TableRef,
     /// Whether the server counts HOT updates of the table: it does not for the parent of partitions.

@@ -1,5 +1,6 @@
 //! Vacuums beside the chunks: one at a time, on a connection of its own, cancelled when the run must stand still.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -39,9 +40,8 @@ pub(super) struct Vacuums {
     dead: i64,
     /// What the one under way is at.
     part: usize,
-    /// Until when not to try.
-    rest: Option<Instant>,
-    is_forbidden: bool,
+    /// Until when not to try a part; for ever where this role may not.
+    rests: HashMap<usize, Option<Instant>>,
     told: String,
 }
 
@@ -57,8 +57,7 @@ impl Vacuums {
             since: Instant::now(),
             dead: 0,
             part: 0,
-            rest: None,
-            is_forbidden: false,
+            rests: HashMap::new(),
             told: String::new(),
         }
     }
@@ -77,9 +76,11 @@ impl Vacuums {
     }
 
     fn due(&self) -> Option<usize> {
-        let rests = self.rest.is_some_and(|until| until > Instant::now());
-        let may = self.task.is_empty() && !self.is_forbidden && !rests;
-        self.pressure.due().filter(|_| may)
+        let now = Instant::now();
+        let rests = |part: usize| {
+            self.rests.get(&part).is_some_and(|until| until.is_none_or(|until| until > now))
+        };
+        self.task.is_empty().then(|| self.pressure.due(|part| !rests(part))).flatten()
     }
 }
 
@@ -136,6 +137,7 @@ impl Dispatcher<'_> {
     pub(super) async fn vacuum_ended(&mut self, ended: Result<Outcome, String>) {
         self.vacuums.token = None;
         let took = self.vacuums.began.elapsed();
+        let mut is_forbidden = false;
         let reason = match ended {
             Ok(Outcome::Done) => {
                 let since = self.vacuums.began - self.vacuums.since + took;
@@ -153,12 +155,13 @@ impl Dispatcher<'_> {
             Ok(Outcome::Gone) => return,
             Ok(Outcome::Held(reason)) => reason,
             Ok(Outcome::Forbidden(mend)) => {
-                self.vacuums.is_forbidden = true;
+                is_forbidden = true;
                 format!("this role may not vacuum the table: {mend}")
             }
             Err(error) => self.vacuums.unwanted.map_or(error, str::to_owned),
         };
-        self.vacuums.rest = Some(Instant::now() + AGAIN);
+        let until = (!is_forbidden).then(|| Instant::now() + AGAIN);
+        self.vacuums.rests.insert(self.vacuums.part, until);
         // What was counted is still there.
         self.vacuums.pressure.put_back(self.vacuums.part, self.vacuums.dead);
         if self.vacuums.told != reason {

@@ -3,6 +3,8 @@
 //! A leaf by itself can be striped, vacuumed and its versions looked at; its parent can not. But a statement on a leaf is not the
 //! statement on the table: it needs privileges there, and other triggers, rules and policies hold.
 
+use std::collections::HashSet;
+
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
@@ -11,7 +13,7 @@ use super::probe::Uses;
 use super::statement::{Builder, ByRange, ChunkSql};
 use super::table::{self, Table};
 use super::tree::{LeafNow, Obstacle, Tree};
-use super::{Plan, PlanError, Refusal};
+use super::{Plan, PlanError, Refusal, order};
 use crate::db::Session;
 use crate::db::error::sqlstate;
 use crate::db::session::Bounds;
@@ -84,6 +86,17 @@ impl Plan {
     /// How it goes leaf by leaf; none when it does not.
     pub fn by_leaf(&self) -> Option<&ByLeaf> {
         self.leaves.as_ref().and_then(|leaves| leaves.as_ref().ok())
+    }
+
+    /// The numbers of leaves that are cut into plain slices, because they are too small for stripes and nobody asked for those.
+    pub fn small_leaves(&self) -> HashSet<usize> {
+        let is_asked = self.spec.order.kind == Kind::Striped;
+        let Some(by_leaf) = self.by_leaf().filter(|_| !is_asked) else { return HashSet::new() };
+        let is_small = |leaf: &Leaf| {
+            let now = by_leaf.now.iter().find(|now| now.oid == leaf.oid);
+            now.is_some_and(|now| order::is_small(now.heap_bytes))
+        };
+        (1..).zip(&by_leaf.leaves.0).filter(|(_, leaf)| is_small(leaf)).map(|(i, _)| i).collect()
     }
 
     /// The greatest key of a run's chunks.

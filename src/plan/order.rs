@@ -49,6 +49,11 @@ const CORRELATED: f64 = 0.8;
 
 const PAGE: f64 = 8192.0;
 
+/// Whether a heap of so many bytes is better gone through without stripes.
+pub(super) fn is_small(heap_bytes: i64) -> bool {
+    heap_bytes < SMALL_HEAP
+}
+
 impl Plan {
     /// Decides the way through `rows` of the table.
     pub(super) fn choose_way(&self, of: i64) -> Result<Way, Refusal> {
@@ -76,8 +81,8 @@ impl Plan {
         let fitting = STRIPES.into_iter().find(|k| f64::from(*k) <= most);
         let k = stripes.or(fitting).unwrap_or(2);
         if !is_asked {
-            let heap = self.table.heap_bytes;
-            if heap < SMALL_HEAP {
+            let heap = self.met().heap_bytes;
+            if is_small(heap) {
                 return plain(format!("{key}: {} are done in no time", bytes(heap.unsigned_abs())));
             }
             let fillfactor = self.met().fillfactor;

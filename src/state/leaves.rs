@@ -38,7 +38,7 @@ impl Store {
         }))
     }
 
-    /// Partitions that were not there when a run began which went leaf by leaf.
+    /// Partitions with something in them that were not there or were empty when a run began which went leaf by leaf.
     pub async fn new_leaves(&self, client: &Client, run_id: i64) -> Result<Vec<String>> {
         let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
         let rows =

@@ -25,7 +25,7 @@ const LEAVES: &str = "select leaves is not null from backfill.run order by run_i
 fn each_leaf_is_striped_counted_and_vacuumed_by_itself() {
     let db = Db::found();
     table(&db, 24_000, "with (autovacuum_enabled = off)");
-    db.spec("set", SET);
+    db.spec("set", &format!("order = \"striped\"\nstripes = 13\n{SET}"));
     let plan = db.backfill(&["plan", "set"]).exits(0);
     let plan =
         plan.prints("6, one after the other: public.t_1 ").prints("and 2 more (-v names them)");
@@ -63,6 +63,29 @@ fn each_leaf_is_striped_counted_and_vacuumed_by_itself() {
     assert_eq!(db.sql.number("select count(*) from t where n = 1"), 120_000);
 }
 
+#[test]
+fn small_leaves_among_large_ones_are_cut_into_plain_slices() {
+    let db = Db::found();
+    table(&db, 300, "");
+    db.sql.run("insert into t select i, 2, 0, null, repeat(md5(i::text), 4) from generate_series(10000, 109999) i");
+    db.sql.run("vacuum analyze t");
+    db.spec("set", &format!("{SET}[limits]\nchunk_rows_max = 500\n"));
+    let plan = db.backfill(&["plan", "set"]).exits(0).prints("in 13 stripes");
+    db.backfill(&["run", "set"]).exits(0);
+    let stripes =
+        "select upto_key[1], max(stripes), count(*) > 1 from backfill.chunk group by 1 order by 1";
+    let plain = |leaf: &str| vec![leaf.to_owned(), "1".to_owned(), "f".to_owned()];
+    let mut expected: Vec<Vec<String>> = ["1", "2", "3", "4", "5"].map(plain).to_vec();
+    expected[1] = vec!["2".to_owned(), "13".to_owned(), "t".to_owned()];
+    assert_eq!(db.sql.rows(stripes), expected);
+    let chunks = db.chunks_done();
+    let estimate = plan.stdout.lines().find(|line| line.contains("estimate")).unwrap();
+    let estimated: i64 = estimate.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!((chunks / 2..chunks * 2).contains(&estimated), "{estimated} estimated, {chunks} done");
+    db.backfill(&["verify", "set"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n = 1"), 101_500);
+}
+
 /// Waits until chunks of the second leaf are done, and stops there.
 fn stop_in_the_second_leaf(db: &Db, name: &str) {
     let run = db.start(&["run", name, "--rate", "20000 rows/s"]);
@@ -94,10 +117,11 @@ fn leaves_that_are_renamed_detached_dropped_and_attached_meanwhile() {
         [["1", "1", "6000"], ["2", "1", "6000"], ["3", "1", "6000"], ["5", "0", "100"]]
     );
     assert_eq!(db.sql.number("select count(*) from t_4 where n <> 0"), 0, "it is no part any more");
+    db.sql.run("insert into t values (1, 6, 0)");
     let verified = db.backfill(&["verify", "set"]).exits(0);
     let verified = verified
-        .prints("partitions that are there since it began are not looked at")
-        .prints("late");
+        .prints("partitions that were not there or were empty when it began are not looked at")
+        .prints("late, t_6");
     verified
         .prints("public.t_4 was passed over: it is no part")
         .prints("a partition that was dropped was passed over");
