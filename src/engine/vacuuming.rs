@@ -119,9 +119,7 @@ impl Dispatcher<'_> {
             Verdict::Slow(..) => true,
             Verdict::Proceed => !self.pacing.limits.rate.value.is_unlimited(),
         };
-        // Without the lock nobody knows at this moment.
-        let is_pooled = self.lock.as_ref().is_none_or(|lock| lock.is_pooled());
-        let manner = Manner { is_gentle, is_pooled };
+        let manner = Manner { is_gentle, is_pooled: self.is_pooled() };
         let (work, notes) = (self.work.clone(), self.notes.0.clone());
         self.vacuums.part = part;
         self.vacuums.dead = self.vacuums.pressure.begin(part);
@@ -171,6 +169,11 @@ impl Dispatcher<'_> {
         }
     }
 
+    /// Whether a transaction pooler stands in between, or nobody knows at this moment, without the lock.
+    fn is_pooled(&self) -> bool {
+        self.lock.as_ref().is_none_or(|lock| lock.is_pooled())
+    }
+
     /// Cancels the vacuum under way, if any, and says why. To be repeated until it has ended: a cancel can come between two statements.
     pub(super) async fn cancel_vacuum(&mut self, why: &'static str) {
         if self.vacuums.task.is_empty() {
@@ -178,7 +181,8 @@ impl Dispatcher<'_> {
         }
         self.vacuums.unwanted = Some(why);
         self.vacuums.is_unwanted.store(true, Ordering::SeqCst);
-        if let Some(token) = self.vacuums.token.clone() {
+        // Behind a pooler the vacuum's session may have ended a moment ago and be a chunk's by now.
+        if let Some(token) = self.vacuums.token.clone().filter(|_| !self.is_pooled()) {
             self.cancel(&token).await;
         }
     }
