@@ -8,8 +8,10 @@
 pub mod capture;
 pub mod checks;
 mod forecast;
+mod guard;
 mod judge;
 mod leaves;
+mod operators;
 mod order;
 pub mod probe;
 pub mod rehearse;
@@ -163,6 +165,10 @@ impl Plan {
         }
         let (key, index) =
             choose_key(&table, spec).map_err(|refusal| PlanError::Refused(vec![refusal]))?;
+        let misled = operators::refusal(client, &session, (table.oid, &index.name), &server.role);
+        if let Some(refusal) = misled.await? {
+            return Err(PlanError::Refused(vec![refusal]));
+        }
         let uses = judge_all(client, &session, spec, &table).await?;
         let key = order::spread(client, &session, &table, key).await?;
         let targets = targets(&table, &written);
@@ -229,7 +235,7 @@ impl Plan {
             plan.met(),
             plan.hot_blockers.is_empty() && plan.way.striping.is_none(),
         ));
-        match rehearse::guard(client, &plan).await? {
+        match guard::guard(client, &plan).await? {
             Some(refusal) => Err(PlanError::Refused(vec![refusal])),
             None => Ok(plan),
         }

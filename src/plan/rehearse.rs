@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::leaves::Trial;
-use super::{Plan, PlanError, Refusal};
+use super::{Plan, PlanError};
 use crate::db::error;
 use crate::db::session::Bounds;
 use crate::key::{Bound, Form, KeyRange};
@@ -15,7 +15,7 @@ use crate::state::{Field, Store};
 
 /// Key entries of the rehearsed chunk: enough to average over a page or two of anything, few enough that the row locks of the
 /// rehearsal last milliseconds.
-const ROWS: i64 = 500;
+pub(super) const ROWS: i64 = 500;
 
 /// What one rehearsed chunk cost.
 #[derive(Clone, Debug)]
@@ -42,37 +42,13 @@ pub fn typed(params: &[String]) -> Vec<(&(dyn ToSql + Sync), Type)> {
     params.iter().map(|p| (p as &(dyn ToSql + Sync), Type::TEXT)).collect()
 }
 
-/// A table of this size is read as a whole in a few milliseconds, 128 pages, whatever way the planner takes.
-const SMALL_HEAP: i64 = 1 << 20;
-
-/// Refuses a statement that would not reach the target by the key's index: on a large table every chunk would read all of it.
-pub async fn guard(client: &Client, plan: &Plan) -> Result<Option<Refusal>, PlanError> {
-    let trial = plan.trial();
-    // The planner has no reason to prefer one index to another where each leads to the whole table.
-    if trial.heap_bytes <= SMALL_HEAP {
-        return Ok(None);
-    }
-    let statement = |error| PlanError::Statement("explain the chunk statement", error);
-    plan.session.begin(client, Bounds::LOOKUP).await.map_err(statement)?;
-    let plans = explain_first_chunk(client, &trial).await;
-    client.batch_execute("ROLLBACK").await.map_err(statement)?;
-    let plans = plans.map_err(statement)?;
-    let fault = plans.iter().find_map(|explain| find_fault(&explain[0]["Plan"], plan));
-    Ok(fault.map(|fault| {
-        let what = format!("the chunk statement would read {} by {fault}", plan.table.name.plain());
-        let mend = "look at the statement and its plan with `backfill plan`; ANALYZE the table, and mind joins and \
-                    subqueries that read the same table";
-        Refusal::new(what, "every chunk would read far more than its own rows", mend)
-    }))
-}
-
 /// The plans for a range of the size that chunks have, one for each part: for an empty one the planner may choose otherwise.
-async fn explain_first_chunk(
+pub(super) async fn explain_first_chunk(
     client: &Client,
     trial: &Trial<'_>,
 ) -> Result<Vec<Value>, tokio_postgres::Error> {
     let Some((range, _)) = first_chunk(client, trial).await? else { return Ok(Vec::new()) };
-    explain(client, trial, &range, "FORMAT JSON").await
+    explain(client, trial, &range, "VERBOSE, FORMAT JSON").await
 }
 
 /// Explains the UPDATE of a range, part by part.
@@ -124,28 +100,6 @@ impl<'a> tokio_postgres::types::FromSql<'a> for RawText {
     fn accepts(ty: &Type) -> bool {
         matches!(*ty, Type::JSON | Type::TEXT)
     }
-}
-
-/// The first way in which the target is reached other than by the key's index; an empty table's plan has none.
-fn find_fault(node: &Value, plan: &Plan) -> Option<String> {
-    let kind = node["Node Type"].as_str().unwrap_or_default();
-    let is_target = node["Alias"].as_str().is_some_and(|alias| plan.is_target_alias(alias));
-    let leading = plan.key.columns[0].name.as_str();
-    let condition_holds = |cond: &Value| cond.as_str().is_some_and(|text| text.contains(leading));
-    if is_target && kind.ends_with("Scan") {
-        let condition = match kind {
-            "Index Scan" | "Index Only Scan" => &node["Index Cond"],
-            "Bitmap Heap Scan" => &node["Recheck Cond"],
-            _ => &Value::Null,
-        };
-        if !condition_holds(condition) {
-            let index =
-                node["Index Name"].as_str().map(|name| format!(" on {name}")).unwrap_or_default();
-            return Some(format!("{kind}{index}, not by key ({})", plan.key.plain()));
-        }
-    }
-    let children = node["Plans"].as_array().into_iter().flatten();
-    children.into_iter().find_map(|child| find_fault(child, plan))
 }
 
 /// Runs the first chunk in a transaction that is rolled back, and measures it. An error is told as text: the run itself would retry

@@ -8,7 +8,7 @@ use super::resolve::{check_columns, find_table};
 use super::restore::{Restore, Rows};
 use super::statement::Builder;
 use super::table::{Column, Table};
-use super::{Accepted, Plan, PlanError, Way, surroundings, targets, usable_server};
+use super::{Accepted, Plan, PlanError, Way, operators, surroundings, targets, usable_server};
 use crate::db::Session;
 use crate::spec::Spec;
 use crate::sql::{Ident, QualifiedName};
@@ -52,8 +52,16 @@ impl Plan {
             refusals.push(publication_refusal(&carried));
         }
         let key = taken.run.key.clone();
+        let session: Session = taken.run.session.clone();
         // Without its index every chunk would read the whole table.
-        refusals.extend(choose_key(&table, spec).err());
+        match choose_key(&table, spec) {
+            Ok((_, index)) => {
+                let index = (table.oid, index.name.as_str());
+                let misled = operators::refusal(client, &session, index, &server.role);
+                refusals.extend(misled.await?);
+            }
+            Err(refusal) => refusals.push(refusal),
+        }
         let by_rules = spec.way_back();
         let spec = by_rules.as_ref().unwrap_or(spec);
         let written = check_columns(spec, &table)?;
@@ -72,7 +80,6 @@ impl Plan {
         if !refusals.is_empty() {
             return Err(PlanError::Refused(refusals));
         }
-        let session: Session = taken.run.session.clone();
         let mut plan = Plan {
             sql: builder.chunk_sql(),
             remaining: None,

@@ -72,6 +72,58 @@ fn settings_win_in_the_documented_order() {
 }
 
 #[test]
+fn another_index_on_a_column_of_the_key_is_no_obstacle() {
+    let db = Db::found();
+    db.sql.run(
+        "create table t (tenant int, id bigint unique, n int not null default 0, body text, primary key (tenant, id));
+         insert into t select i / 20000, i, 0, repeat('x', 100) from generate_series(0, 59999) i",
+    );
+    db.sql.run("vacuum analyze t");
+    db.spec("set", "table = \"t\"\n[[rule]]\nset = { n = \"n + 1\" }\n");
+    db.backfill(&["plan", "set"]).exits(0);
+    db.backfill(&["run", "set"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n = 1"), 60_000);
+}
+
+/// `citext` sorts by operators of its own schema; where `search_path` does not lead there, `<=` compares it as `text`.
+#[test]
+fn a_key_whose_operators_are_out_of_reach_is_refused() {
+    let db = Db::found();
+    db.sql.run(
+        "create schema ext; create extension citext schema ext;
+         create table t (name ext.citext primary key, v int);
+         insert into t values ('a'), ('B'), ('c'), ('D'), ('e')",
+    );
+    db.spec(
+        "fill",
+        "table = \"t\"\n[[rule]]\nfill = { v = \"1\" }\n[limits]\nchunk_rows_max = 2\n",
+    );
+    let refused = db.backfill(&["run", "fill"]).exits(3);
+    refused
+        .says(
+            "`<` on key column `name` (ext.citext) is not the operator that index t_pkey sorts by",
+        )
+        .says("SET search_path = \"$user\", public, \"ext\";");
+    let path = format!("alter database {} set search_path = public, ext", db.name);
+    db.sql.run(&path);
+    db.backfill(&["run", "fill"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where v = 1"), 5);
+    db.backfill(&["verify", "fill"]).exits(0);
+    // A run goes back by the search_path that it began with.
+    db.sql.run(&format!("alter database {} reset search_path", db.name));
+    db.backfill(&["reverse", "fill"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where v is null"), 5);
+    // One that fits the column's own type better hides it.
+    db.sql.run(
+        "create function odd(varchar, varchar) returns boolean language sql immutable as 'select true';
+         create operator < (leftarg = varchar, rightarg = varchar, function = odd);
+         create table u (name varchar primary key, v int)",
+    );
+    db.spec("hidden", "table = \"u\"\n[[rule]]\nfill = { v = \"1\" }\n");
+    db.backfill(&["run", "hidden"]).exits(3).says("cut by another unique index");
+}
+
+#[test]
 fn a_statement_that_would_reach_the_table_another_way_is_refused() {
     let db = Db::found();
     db.sql.run(

@@ -1,0 +1,80 @@
+//! Whether `<`, `<=`, `=`, `>=` and `>` on the key mean, where the run's statements look for them, what its index sorts by.
+//!
+//! A type of an extension has its operators in the extension's schema. A `search_path` without that one leads to those of another type that
+//! its values can be read as: `citext` is then compared as `text`, in an order that is not the index's, and chunks skip rows.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+use super::{Plan, PlanError, Refusal};
+use crate::db::Session;
+use crate::db::session::Bounds;
+use crate::sql::Ident;
+
+/// The first operator of an index ($2) of a table ($1) that its sign does not lead to: column, type, schema, sign, whether it is out of
+/// reach. One within reach is hidden by another that fits the column's type better.
+const MISLED: &str = "select a.attname::text, pg_catalog.format_type(a.atttypid, null), n.nspname::text, o.oprname::text,
+                             not pg_catalog.pg_operator_is_visible(o.oid)
+                        from pg_catalog.pg_index i
+                        join pg_catalog.pg_class ic on ic.oid = i.indexrelid
+                       cross join unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality k (attnum, opclass, ord)
+                        join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+                        join pg_catalog.pg_type t on t.oid = a.atttypid
+                        join pg_catalog.pg_opclass c on c.oid = k.opclass
+                        join pg_catalog.pg_amop s on s.amopfamily = c.opcfamily and s.amoplefttype = c.opcintype
+                             and s.amoprighttype = c.opcintype and s.amoppurpose = 's' and s.amopstrategy between 1 and 5
+                        join pg_catalog.pg_operator o on o.oid = s.amopopr
+                        join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
+                       where i.indrelid = $1 and ic.relname = $2 and k.ord <= i.indnkeyatts
+                         and (o.oprname <> (array['<', '<=', '=', '>=', '>'])[s.amopstrategy]
+                              or not pg_catalog.pg_operator_is_visible(o.oid)
+                              or exists (select from pg_catalog.pg_operator x
+                                          where x.oprname = o.oprname and x.oid <> o.oid and x.oprleft = x.oprright
+                                            and x.oprleft in (a.atttypid, t.typbasetype) and pg_catalog.pg_operator_is_visible(x.oid)))
+                       order by k.ord, s.amopstrategy limit 1";
+
+impl Plan {
+    /// Refuses a session in which the key's signs are not the operators that its index sorts by.
+    pub(crate) async fn check_operators(
+        &self,
+        client: &Client,
+        session: &Session,
+    ) -> Result<(), PlanError> {
+        match refusal(client, session, (self.table.oid, &self.index), &self.server.role).await? {
+            Some(refusal) => Err(PlanError::Refused(vec![refusal])),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a session cannot compare keys as an index, given with its table, sorts them.
+pub(super) async fn refusal(
+    client: &Client,
+    session: &Session,
+    (table, index): (u32, &str),
+    role: &str,
+) -> Result<Option<Refusal>, PlanError> {
+    let lookup = |error| PlanError::Statement("look up the key's operators", error);
+    session.begin_read_only(client, Bounds::LOOKUP).await.map_err(lookup)?;
+    let rows = client.query_typed(MISLED, &[(&table, Type::OID), (&index, Type::TEXT)]).await;
+    client.batch_execute("ROLLBACK").await.map_err(lookup)?;
+    let rows = rows.map_err(lookup)?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let text = |i: usize| row.get::<_, String>(i);
+    let (column, type_name, schema, sign) = (text(0), text(1), text(2), text(3));
+    let path = &session.search_path;
+    let what = format!(
+        "with `search_path = {path}`, `{sign}` on key column `{column}` ({type_name}) is not the operator that index {index} sorts by"
+    );
+    let mend = match row.get(4) {
+        true => {
+            let (role, schema) = (Ident::new(role), Ident::new(schema));
+            format!(
+                "ALTER ROLE {role} SET search_path = {}{schema};  -- the operators of {type_name} are there",
+                if path.trim().is_empty() { String::new() } else { format!("{path}, ") }
+            )
+        }
+        false => "cut by another unique index: name its columns with `key = […]`".to_owned(),
+    };
+    Ok(Some(Refusal::new(what, "chunks would skip rows", mend)))
+}
