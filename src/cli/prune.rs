@@ -52,6 +52,14 @@ pub(super) async fn prune(
             "run {} of {}, finished {finished}: {weight} of before-images",
             run.run_id, run.name
         ));
+        let aside = ctx.store.count_quarantined(&client, run.run_id).await?;
+        let passed = ctx.store.passed_leaves(&client, run.run_id).await?.len();
+        if aside + passed as i64 > 0 {
+            say(&format!(
+                "  it set {aside} rows aside and passed over {passed} partitions; `backfill retry {}` can then not do them any more",
+                run.name
+            ));
+        }
     }
     if !doomed.is_empty() && !yes && !confirm()? {
         say("nothing was dropped");

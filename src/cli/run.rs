@@ -240,6 +240,11 @@ pub(super) async fn retry(ctx: &Context, name: &str, flags: Flags) -> Result<Exi
     if let Err(illegal) = run.state.next(Next::Retry.event(run.state)) {
         return Err(Failure::refused(illegal.to_string()).hint(format!("backfill run {name}")));
     }
+    if let (Some(at), false) = (&run.undo.pruned_at, run.is_reverse()) {
+        let what = format!("the before-images of run {} were dropped at {at}", run.run_id);
+        return Err(Failure::refused(format!("{what}, and it keeps one of every row it writes"))
+            .hint("do what is left by a run of its own: pick the rows by `when` in another spec, or name the partition as its `table`"));
+    }
     // Every chunk of a finished run is done but those of the rows set aside, and mending them may take a change of the spec.
     let accept_change = flags.takeover.accept_change || run.state == RunState::Succeeded;
     let flags = Flags { takeover: ResumeFlags { accept_change, ..flags.takeover }, ..flags };
@@ -283,6 +288,7 @@ async fn take_up(
             run.name
         )));
     }
+    plan.check_operators(&client, &run.session).await?;
     if (plan.undo, &plan.written) != (run.undo.mode, &run.undo.columns) {
         let kept = format!(
             "run {} writes ({}) and is taken back by {}",

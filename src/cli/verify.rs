@@ -34,7 +34,7 @@ async fn by_data(
     let walked = proof::walk(client, plan, remaining, false).await;
     let findings = match walked.map_err(statement("look for rows left to do")) {
         Err(failure) if failure.class == Some(Class::Data) => {
-            return cannot_tell(ctx, client, name, failure).await;
+            return cannot_tell(ctx, client, (name, plan), failure).await;
         }
         other => other?,
     };
@@ -60,7 +60,7 @@ async fn by_data(
             big(findings.keys),
             plan.key.plain(),
             findings.examples.join(", "),
-            advice(ctx, client, name).await?
+            advice(ctx, client, name, plan).await?
         ));
     }
     Ok(if is_proved { Exit::Done } else { Exit::Found })
@@ -70,7 +70,7 @@ async fn by_data(
 async fn cannot_tell(
     ctx: &Context,
     client: &Object,
-    name: &str,
+    (name, plan): (&str, &Plan),
     failure: Failure,
 ) -> Result<Exit, Failure> {
     client.batch_execute("ROLLBACK").await.map_err(statement("end the look-up"))?;
@@ -81,12 +81,17 @@ async fn cannot_tell(
         );
     } else {
         print(&format!("{name} is not proved: a row raises while it is looked at: {why}"));
-        print(&advice(ctx, client, name).await?);
+        print(&advice(ctx, client, name, plan).await?);
     }
     Ok(Exit::Found)
 }
 
-async fn advice(ctx: &Context, client: &Object, name: &str) -> Result<String, Failure> {
+async fn advice(
+    ctx: &Context,
+    client: &Object,
+    name: &str,
+    plan: &Plan,
+) -> Result<String, Failure> {
     let Some(run) = ctx.newest_run(client, name).await? else {
         return Ok(format!("next: backfill run {name}"));
     };
@@ -105,8 +110,19 @@ async fn advice(ctx: &Context, client: &Object, name: &str) -> Result<String, Fa
     }
     Ok(format!(
         "rows written by the application since the run began are its own duty (a default or a trigger); \
-         to do them now: backfill run {name} --again"
+         to do them now: {}",
+        do_the_rest(name, plan)
     ))
+}
+
+/// How rows that a run which is over left are done.
+pub(super) fn do_the_rest(name: &str, plan: &Plan) -> String {
+    match plan.only_fills() {
+        true => format!("backfill run {name} --again"),
+        false => format!(
+            "pick them by `when` in a spec of their own (`backfill run {name} --again` would write all rows of this one once more)"
+        ),
+    }
 }
 
 async fn by_chunk_map(ctx: &Context, client: &Object, name: &str) -> Result<Exit, Failure> {
@@ -115,16 +131,26 @@ async fn by_chunk_map(ctx: &Context, client: &Object, name: &str) -> Result<Exit
         _ => ctx.newest_run(client, name).await?,
     };
     let mut is_proved = false;
-    let (mut new_leaves, mut passed_over) = (Vec::new(), Vec::new());
+    let (mut new_leaves, mut passed_over, mut strays) = (Vec::new(), Vec::new(), Vec::new());
     let mut said =
         format!("{name} has never been run, and the data cannot tell which rows are done");
     if let Some(run) = &run {
         let cover = ctx.store.cover(client, run.run_id).await?;
         let aside = ctx.store.count_quarantined(client, run.run_id).await?;
-        is_proved = run.state == RunState::Succeeded && cover.is_complete() && aside == 0;
+        let is_done = run.state == RunState::Succeeded && cover.is_complete() && aside == 0;
         new_leaves = ctx.store.new_leaves(client, run.run_id).await?;
         passed_over = ctx.store.passed_leaves(client, run.run_id).await?;
-        said = if is_proved {
+        strays = ctx.store.strays(client, run.run_id).await?;
+        is_proved = is_done && strays.is_empty();
+        said = if is_done && !is_proved {
+            let strays = strays.join(", ");
+            format!(
+                "{name} is not proved: {strays} came to the table since run {} began and may hold rows of a partition that was passed over\n\
+                 next: look there for rows that are not done, and pick these by `when` in a spec of their own; a second run would do the \
+                 others twice",
+                run.run_id
+            )
+        } else if is_proved {
             format!(
                 "{name} is verified by its chunk map: {} chunks without gap or overlap up to the ceiling, all done; \
                  the data itself cannot tell (name a condition with `[verify] remaining`)",
@@ -150,6 +176,7 @@ async fn by_chunk_map(ctx: &Context, client: &Object, name: &str) -> Result<Exit
             "run_id": run_id,
             "partitions_since": new_leaves,
             "partitions_passed_over": passed_over,
+            "partitions_in_doubt": strays,
         }));
     } else {
         print(&said);
@@ -165,7 +192,7 @@ async fn by_chunk_map(ctx: &Context, client: &Object, name: &str) -> Result<Exit
         if !new_leaves.is_empty() {
             print(&format!(
                 "partitions that were not there or were empty when it began are not looked at, their rows are the application's: {}\n\
-                 to do them too: backfill run {name} --again",
+                 to do them too: name one as the `table` of a spec of its own",
                 new_leaves.join(", ")
             ));
         }

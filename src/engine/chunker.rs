@@ -253,8 +253,11 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
                 (&claim.source_seq, Type::INT8),
             ]);
         }
-        let middle = kept.unwrap_or(&work.sql.middle).get(claim.range.form());
-        let Some(sql) = claim.place.text(middle) else { return Ok(Halved::Empty) };
+        let middle = match kept {
+            Some(kept) => kept.get(claim.range.form()).to_owned(),
+            None => work.sql.middle.text(&claim.range.parts()),
+        };
+        let Some(sql) = claim.place.text(&middle) else { return Ok(Halved::Empty) };
         let rows = client.query_typed(&sql, &bind).await.map_err(|error| {
             Setback::from_place(&error, &claim.place, started.elapsed(), bounds.statement)
         })?;
@@ -293,8 +296,13 @@ pub async fn set_aside(
             }
             work.store.release(client, at).await?;
             work.store.quarantine(client, at, key, code, &fault.message).await?;
-            let place = work.settled_place(&claim.place);
-            let done = Done { rows: 0, took_ms: 0, hot_at: None, place };
+            let done = Done {
+                rows: 0,
+                took_ms: 0,
+                hot_at: None,
+                place: &claim.place,
+                is_passed_over: false,
+            };
             work.store.settle(client, at, done).await.map(drop)
         };
         let bound = Bounds::LOOKUP.statement;

@@ -114,13 +114,6 @@ impl Caution {
 }
 
 impl Work {
-    /// Where a chunk is to be called done. The rows of a leaf that is no part of the table any more are given back where they are now, so
-    /// that it is not passed over.
-    fn settled_place<'p>(&self, place: &'p Place) -> &'p Place {
-        let reads_images = self.sql.keep.as_ref().is_some_and(|keep| keep.middle.is_some());
-        if matches!(place, Place::Gone(_)) && reads_images { &Place::Table } else { place }
-    }
-
     fn address(&self, seq: i64) -> Address {
         Address { run_id: self.run_id, epoch: self.epoch, seq }
     }

@@ -12,6 +12,10 @@ use crate::state::Chunk;
 /// Attempts on a chunk that holds no row and fails all the same (a trigger for the whole statement, say).
 const EMPTY_MAX: u32 = 5;
 
+/// Attempts on a chunk whose statement names a table that is not there. Its partition is looked up anew for each, so that after the second it
+/// must be another one, which no chunk can do without.
+const MISSING_MAX: u32 = 3;
+
 /// Longest pause between two losses of the server that belong together: twice the longest wait before it is tried again.
 const STRETCH: std::time::Duration = std::time::Duration::from_secs(15);
 
@@ -40,7 +44,9 @@ impl Dispatcher<'_> {
             self.pacing.clashed();
         }
         let attempts = self.queue.failed(chunk.seq);
-        self.act(chunk, fault, attempts).await;
+        let is_missing = fault.sqlstate.as_deref() == Some("42P01") && attempts >= MISSING_MAX;
+        let class = if is_missing { Class::Fatal } else { fault.class };
+        self.act(chunk, Fault { class, ..fault }, attempts).await;
     }
 
     async fn act(&mut self, chunk: Chunk, fault: Fault, attempts: u32) {

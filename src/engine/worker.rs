@@ -151,11 +151,13 @@ async fn transaction(
         }
         let took = started.elapsed().as_millis() as i32;
         let hot_at = (work.counts_hot && !written.is_elsewhere).then_some(claim.hot_at);
-        let place = match written.is_passed_over {
-            true => &claim.place,
-            false => work.settled_place(&claim.place),
+        let done = Done {
+            rows: settled.rows,
+            took_ms: took,
+            hot_at,
+            place: &claim.place,
+            is_passed_over: written.is_passed_over,
         };
-        let done = Done { rows: settled.rows, took_ms: took, hot_at, place };
         let mark = work.store.settle(client, at, done).await?;
         if mark.is_there { Ok(mark) } else { Err(StoreError::PlaceMeanwhile) }
     };

@@ -261,6 +261,11 @@ impl Key {
         terms.join(" AND ")
     }
 
+    /// The predicate of all keys behind a lower end, whose parameters are numbered from `first`.
+    pub fn behind_sql(&self, table: &Ident, first: usize) -> String {
+        Ends { key: self, table, after: Some(first), upto: first }.rows(0, (">", ">="), first)
+    }
+
     /// How many parameters [`Key::range_sql`] takes.
     pub fn range_params(&self, form: Form) -> usize {
         let stripe = if form.stripe == Striped::No { 0 } else { 2 };

@@ -52,8 +52,24 @@ pub struct ChunkSql {
     /// The last of the next entries. Parameters: the range, how many entries at most. Columns: key, entries, whether it is the
     /// ceiling.
     pub stretch: ByRange,
-    /// The middle of a chunk. Parameters: the range. Columns: key, entries up to it, entries behind it.
-    pub middle: ByRange,
+    /// The middle of a chunk.
+    pub middle: Middle,
+}
+
+/// The middle of a range, by the entries of its parts.
+#[derive(Clone, Debug)]
+pub struct Middle {
+    entries: ByRange,
+    around: [String; 2],
+}
+
+impl Middle {
+    /// The query for a range that has these parts. Parameters: the range. Columns: key, entries up to it, entries behind it.
+    pub fn text(&self, parts: &[Form]) -> String {
+        let entries: Vec<&str> = parts.iter().map(|part| self.entries.get(*part)).collect();
+        let [before, behind] = &self.around;
+        format!("{before}{}{behind}", entries.join("\n         UNION ALL "))
+    }
 }
 
 /// Builds the statements from a spec, the columns it writes and the key.
@@ -280,7 +296,8 @@ impl Builder<'_> {
     }
 
     /// Every n-th key behind the last cut, each found from the one before by an offset inside the index: no entry is carried
-    /// further than its page, which a window function over all of them would do at five times the cost.
+    /// further than its page, which a window function over all of them would do at five times the cost. The ceiling is no condition of the
+    /// walk: an index of several columns would be read on behind it, to the end of the leading value.
     fn boundaries(&self) -> ByRange {
         let name = self.name();
         let columns = self.key.columns_sql(name);
@@ -293,20 +310,20 @@ impl Builder<'_> {
         let table = self.target();
         self.by_range(|form| {
             let form = form.whole();
-            let range = self.key.range_sql(name, form, 1);
-            let (ceiling, upto, params) = self.ceiling_of(form);
+            let behind = self.behind(form);
+            let (ceiling, params) = self.ceiling_of(form);
             let (size, count) = (params + 1, params + 2);
             let (labels, from_last) = (list(""), list("backfill_boundary."));
             format!(
                 "WITH RECURSIVE backfill_boundary (depth, {labels}) AS (\n  \
-                 (SELECT 1, {columns} FROM {table} WHERE {range} ORDER BY {order} OFFSET ${size} - 1 LIMIT 1)\n  \
+                 (SELECT 1, {columns} FROM {table}{behind} ORDER BY {order} OFFSET ${size} - 1 LIMIT 1)\n  \
                  UNION ALL\n  \
                  SELECT backfill_boundary.depth + 1, next.* FROM backfill_boundary,\n         \
                  LATERAL (SELECT {columns} FROM {table}\n                   \
-                 WHERE ({columns}) > ({from_last}) AND {name}.{leading} >= backfill_boundary.c1 AND {upto}\n                   \
+                 WHERE ({columns}) > ({from_last}) AND {name}.{leading} >= backfill_boundary.c1\n                   \
                  ORDER BY {order} OFFSET ${size} - 1 LIMIT 1) AS next\n   \
-                 WHERE backfill_boundary.depth < ${count})\n\
-                 SELECT ARRAY[{texts}], ({labels}) >= ({ceiling}) FROM backfill_boundary ORDER BY depth",
+                 WHERE backfill_boundary.depth < ${count} AND ({from_last}) < ({ceiling}))\n\
+                 SELECT ARRAY[{texts}], ({labels}) = ({ceiling}) FROM backfill_boundary WHERE ({labels}) <= ({ceiling}) ORDER BY depth",
                 leading = self.key.columns[0].name,
             )
         })
@@ -321,44 +338,56 @@ impl Builder<'_> {
         let table = self.target();
         self.by_range(|form| {
             let form = form.whole();
-            let range = self.key.range_sql(name, form, 1);
-            let (ceiling, _, params) = self.ceiling_of(form);
+            let behind = self.behind(form);
+            let (ceiling, params) = self.ceiling_of(form);
             format!(
-                "SELECT {key}, backfill_entries, ({columns}) >= ({ceiling})\n  \
+                "SELECT {key}, backfill_entries, ({columns}) = ({ceiling})\n  \
                  FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS backfill_entry, count(*) OVER () AS backfill_entries\n          \
-                 FROM (SELECT {columns} FROM {table} WHERE {range} ORDER BY {order} LIMIT ${limit}) AS {name}) AS {name}\n \
+                 FROM (SELECT {columns} FROM {table}{behind} ORDER BY {order} LIMIT ${limit}) AS {name}\n         \
+                 WHERE ({columns}) <= ({ceiling})) AS {name}\n \
                  WHERE backfill_entry = backfill_entries",
                 limit = params + 1,
             )
         })
     }
 
-    /// The ceiling as values and as a condition, and how many parameters a range has: the ceiling is its upper end.
-    fn ceiling_of(&self, form: Form) -> (String, String, usize) {
+    /// The lower end of a range as a WHERE clause.
+    fn behind(&self, form: Form) -> String {
+        if !form.has_after {
+            return String::new();
+        }
+        format!(" WHERE {}", self.key.behind_sql(self.name(), 1))
+    }
+
+    /// The ceiling as values, and how many parameters a range has: the ceiling is its upper end.
+    fn ceiling_of(&self, form: Form) -> (String, usize) {
         let width = self.key.columns.len();
         let params = self.key.range_params(form);
         let value =
             |i: usize| format!("${}::{}", params - width + 1 + i, self.key.columns[i].type_sql);
         let values = (0..width).map(value).collect::<Vec<_>>().join(", ");
-        let upto = self.key.range_sql(self.name(), Form::FIRST, params - width + 1);
-        (values, upto, params)
+        (values, params)
     }
 
-    fn middle(&self) -> ByRange {
+    fn middle(&self) -> Middle {
         let name = self.name();
         let columns = self.key.columns_sql(name);
         let order = self.key.order_sql(name, false);
         let key = self.key.array_sql(name);
         let table = self.target();
-        self.by_range(|form| {
+        let before = format!(
+            "SELECT {key}, backfill_entry, backfill_entries - backfill_entry\n  \
+             FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS backfill_entry, count(*) OVER () AS backfill_entries\n          \
+             FROM ("
+        );
+        let behind = format!(
+            ") AS {name}) AS {name}\n WHERE backfill_entry = greatest(backfill_entries / 2, 1)"
+        );
+        let entries = self.by_range(|form| {
             let range = self.key.range_sql(name, form, 1);
-            format!(
-                "SELECT {key}, backfill_entry, backfill_entries - backfill_entry\n  \
-                 FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS backfill_entry, count(*) OVER () AS backfill_entries\n          \
-                 FROM (SELECT {columns} FROM {table} WHERE {range} ORDER BY {order}) AS {name}) AS {name}\n \
-                 WHERE backfill_entry = greatest(backfill_entries / 2, 1)"
-            )
-        })
+            format!("SELECT {columns} FROM {table} WHERE {range}")
+        });
+        Middle { entries, around: [before, behind] }
     }
 }
 

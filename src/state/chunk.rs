@@ -68,6 +68,8 @@ pub struct Done<'a> {
     pub hot_at: Option<i64>,
     /// Where its statements went.
     pub place: &'a Place,
+    /// Whether there was nowhere to go: its leaf is no part of the table any more.
+    pub is_passed_over: bool,
 }
 
 /// What settling a chunk told.

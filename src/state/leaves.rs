@@ -46,6 +46,15 @@ impl Store {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
+    /// Partitions new since a run began that hold keys of leaves that were passed over: rows may have been moved there, and nobody can tell
+    /// whether they are done.
+    pub async fn strays(&self, client: &Client, run_id: i64) -> Result<Vec<String>> {
+        let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
+        let rows =
+            self.rows(client, "look for rows that were moved", &self.sql.strays, &params).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     /// Leaves of a run that were passed over, in its order.
     pub async fn passed_leaves(&self, client: &Client, run_id: i64) -> Result<Vec<Passed>> {
         let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];

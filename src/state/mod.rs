@@ -153,6 +153,7 @@ statements!(
     settle_chunk,
     split_chunk,
     storage,
+    strays,
     stretches,
     transition,
     was_taken_back,

@@ -126,7 +126,7 @@ impl Store {
         };
         let schema = name.map(|name| name.schema.as_str());
         let name = name.map(|name| name.name.as_str());
-        let params: [Param<'_>; 8] = [
+        let params: [Param<'_>; 9] = [
             run,
             seq,
             epoch,
@@ -135,6 +135,7 @@ impl Store {
             (&done.hot_at, Type::INT8),
             (&schema, Type::TEXT),
             (&name, Type::TEXT),
+            (&done.is_passed_over, Type::BOOL),
         ];
         let rows = self.rows(client, "mark a chunk done", &self.sql.settle_chunk, &params).await?;
         let row = rows.first().ok_or(StoreError::EpochOver)?;

@@ -552,3 +552,32 @@ fn a_chunk_of_a_long_leading_value_reads_no_further_than_its_end() {
     let a_chunk = (db.sql.number(read) - before) / db.chunks_done();
     assert!((5..60).contains(&a_chunk), "{a_chunk} pages of the index a chunk");
 }
+
+/// The same where a chunk is halved, again and again, around a row that cannot be written.
+#[test]
+fn halving_a_chunk_of_a_long_leading_value_reads_no_further_than_its_end() {
+    let db = Db::found();
+    let setup = db.connect();
+    setup.run(
+        "create table t (tenant int, id bigint, n int not null default 0 check (n = 0 or id <> 77), primary key (tenant, id)) with (autovacuum_enabled = off);
+         insert into t select 1, i from generate_series(1, 150000) i",
+    );
+    setup.run("vacuum analyze t");
+    let read =
+        "select idx_blks_hit + idx_blks_read > 0 from pg_statio_user_indexes where relname = 't'";
+    drop(setup);
+    db.sql.wait_for("the server's counters", read);
+    let read = read.replace(" > 0", "");
+    db.spec("law", "table = \"t\"\n[[rule]]\nwhen = \"id <= 100\"\nset = { n = \"n + 1\" }\n[undo]\nmode = \"none\"\n[limits]\nchunk_rows_max = 10000\n");
+    let before = db.sql.number(&read);
+    db.backfill(&["run", "law"]).exits(5).says("(1, 77)");
+    assert_eq!(db.sql.number("select count(*) from t where n = 1"), 99);
+    db.sql.wait_for(
+        "the server's counters",
+        "select n_tup_upd >= 99 from pg_stat_user_tables where relname = 't'",
+    );
+    let pages = db.sql.number("select relpages from pg_class where relname = 't_pkey'");
+    let passes = (db.sql.number(&read) - before) / pages;
+    // Cutting passes once over the index, the chunks twice; each of fourteen halvings would be another pass.
+    assert!((1..8).contains(&passes), "{passes} passes over the index");
+}

@@ -109,7 +109,7 @@ fn leaves_that_are_renamed_detached_dropped_and_attached_meanwhile() {
     db.sql.run(
         "alter table t_2 rename to \"t 2\"; create schema elsewhere; alter table t_3 set schema elsewhere;
          alter table t detach partition t_4; drop table t_5;
-         create table late partition of t for values in (5); insert into t select i, 5 from generate_series(1, 100) i",
+         create table late partition of t for values in (5); insert into t select i, 5 from generate_series(40001, 40100) i",
     );
     db.backfill(&["resume", "set"]).exits(0);
     assert_eq!(
@@ -146,6 +146,60 @@ fn leaves_that_are_renamed_detached_dropped_and_attached_meanwhile() {
     db.sql.run(require);
     db.backfill(&["reverse", "set"]).exits(0);
     assert_eq!(db.sql.number("select count(*) from t where n <> 0"), 0);
+}
+
+/// A partition that makes room for another one before its turn: whether rows that have its keys are done nobody can tell.
+#[test]
+fn rows_that_may_have_moved_are_not_called_done() {
+    let db = Db::found();
+    table(&db, 6_000, "");
+    db.spec("set", &format!("{SET}[limits]\nchunk_rows_max = 200\nworkers = 2\n"));
+    stop_in_the_second_leaf(&db, "set");
+    db.sql.run(
+        "alter table t detach partition t_4; drop table t_3;
+         create table \"T 4\" partition of t for values in (4); insert into t select * from t_4; drop table t_4;
+         insert into t_6 select 90000, 6",
+    );
+    db.backfill(&["resume", "set"]).exits(0);
+    let verified = db.backfill(&["verify", "set"]).exits(6);
+    verified.prints("set is not proved: public.\"T 4\" came to the table since run 1 began");
+    let verified = db.backfill(&["verify", "set", "--json"]).exits(6).json();
+    assert_eq!(verified["partitions_in_doubt"], serde_json::json!(["public.\"T 4\""]));
+    let require = "select backfill.require('set', 'verified')";
+    let raised = db.sql.try_run(require).unwrap_err();
+    let raised = raised.as_db_error().map(|error| error.message().to_owned()).unwrap_or_default();
+    assert!(raised.contains("public.\"T 4\" may hold rows of a partition"), "{raised}");
+    // A partition that has other keys proves nothing and is no obstacle.
+    db.sql.run("update t set id = id + 1000000 where part = 4");
+    db.backfill(&["verify", "set"]).exits(0).prints("not looked at").prints("\"T 4\"");
+    db.sql.run(require);
+}
+
+/// What a run kept is dropped, so that it may write no more: a partition that is back, or a row that was mended, is left as it is.
+#[test]
+fn a_run_without_its_before_images_is_not_taken_up_again() {
+    let db = Db::found();
+    table(&db, 1_000, "");
+    db.spec("set", CAPTURE);
+    db.sql.run("alter table t add check (n <> 1 or id <> 7)");
+    let run = db.start(&["run", "set", "--rate", "1000 rows/s"]);
+    wait_for("a chunk is done", || {
+        db.sql.text("select to_regclass('backfill.chunk') is not null") == "t"
+            && db.chunks_done() > 0
+    });
+    db.sql.run("alter table t detach partition t_5");
+    run.wait().exits(5);
+    db.backfill(&["prune", "set", "--yes"])
+        .exits(0)
+        .says("it set 1 rows aside and passed over 1 partitions");
+    db.sql.run("alter table t attach partition t_5 for values in (5); alter table t drop constraint t_check");
+    let refused = db.backfill(&["retry", "set"]).exits(3);
+    refused
+        .says("the before-images of run 1 were dropped")
+        .says("name the partition as its `table`");
+    assert_eq!(db.status("set")["state"], "succeeded");
+    assert_eq!(db.sql.number("select count(*) from backfill.chunk where state <> 'done'"), 0);
+    assert_eq!(db.sql.number("select count(*) from t where n = 0"), 1_001);
 }
 
 #[test]
@@ -457,7 +511,34 @@ fn rows_are_given_back_where_they_are_now() {
         assert_eq!(db.sql.rows(conflicts), [["10", kind], ["3500", kind], ["3501", "deleted"]]);
         let status = db.backfill(&["status", "set"]).exits(0);
         status.prints("passed over").prints("a partition that was dropped, 5 chunks");
+        // What was given back elsewhere is given back, also when its old leaf is back, with other rows.
+        db.sql.run("alter table t detach partition t_34; alter table t attach partition t_3 for values in (3); insert into t select i, 3 from generate_series(2000, 2999) i");
+        db.backfill(&["retry", "set"]).exits(0).says("no partition that is back");
     }
+}
+
+/// A partition was away while a run was taken back, and that was cancelled; once it is a part again, taking back the rest gives its rows
+/// back too.
+#[test]
+fn what_a_cancelled_reverse_passed_over_is_given_back_by_the_next() {
+    let db = Db::found();
+    table(&db, 1_000, "");
+    db.spec("set", CAPTURE);
+    db.backfill(&["run", "set"]).exits(0);
+    db.sql.run("alter table t detach partition t_4");
+    let run = db.start(&["reverse", "set", "--rate", "1000 rows/s"]);
+    wait_for("the third leaf is begun", || {
+        db.sql.number("select count(*) from backfill.chunk where run_id = 2 and state = 'done' and upto_key[1] = '3'") > 0
+    });
+    db.backfill(&["cancel", "set"]).exits(0);
+    run.wait();
+    assert_eq!(
+        db.sql.number("select count(*) from backfill.chunk where run_id = 2 and passed_over"),
+        5
+    );
+    db.sql.run("alter table t attach partition t_4 for values in (4)");
+    db.backfill(&["reverse", "set"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n <> 0"), 0);
 }
 
 /// A leaf that was half moved is given back on both sides.
@@ -535,4 +616,28 @@ fn before_images_do_not_need_the_leaves() {
     db.sql.run("create rule other as on update to t_3 where old.n > 10 do instead nothing; update t set n = 5 where id = 1000");
     db.backfill(&["reverse", "set"]).exits(5);
     assert_eq!(db.sql.rows("select id from t where n <> 0"), [["1000"]]);
+}
+
+/// Within a day's partition, an index on the second column of the key is as good a way to the end of a range as the key's own.
+#[test]
+fn an_index_on_a_later_column_of_the_key_may_serve() {
+    let db = Db::found();
+    db.sql.run(
+        "create table t (day date, id bigint, n int not null default 0, body text, primary key (day, id)) partition by range (day);
+         create index on t (id);
+         create table t_1 partition of t for values from ('2026-01-01') to ('2026-01-02');
+         create table t_2 partition of t for values from ('2026-01-02') to ('2026-01-03');
+         insert into t select date '2026-01-01' + i / 15000, i, 0, repeat('x', 100) from generate_series(0, 29999) i",
+    );
+    db.sql.run("vacuum analyze t");
+    db.spec("set", CAPTURE);
+    db.backfill(&["run", "set"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n = 1"), 30_000);
+    db.spec("parent", &format!("order = \"key\"\n{CAPTURE}"));
+    db.backfill(&["run", "parent"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where n = 2"), 30_000);
+    for name in ["parent", "set"] {
+        db.backfill(&["reverse", name]).exits(0);
+    }
+    assert_eq!(db.sql.number("select count(*) from t where n = 0"), 30_000);
 }

@@ -6,6 +6,7 @@ use deadpool_postgres::Object;
 
 use super::super::context::Context;
 use super::super::failure::{Failure, statement};
+use super::super::verify::do_the_rest;
 use crate::db::lock;
 use crate::event::{count, duration};
 use crate::migrate::requirement::{Level, Requirement};
@@ -170,7 +171,7 @@ async fn by_data(
     if proof::is_left(client, plan, remaining).await.map_err(look())? {
         let next = match newest {
             None => format!("backfill run {name}"),
-            Some(_) => format!("backfill run {name} --again"),
+            Some(_) => do_the_rest(name, plan),
         };
         return Ok(lacks(format!("rows of {table} are left to do"), next));
     }
@@ -198,6 +199,15 @@ async fn by_chunk_map(
     let cover = ctx.store.cover(client, run.run_id).await?;
     let aside = ctx.store.count_quarantined(client, run.run_id).await?;
     if run.state == RunState::Succeeded && cover.is_complete() && aside == 0 {
+        let strays = ctx.store.strays(client, run.run_id).await?;
+        if !strays.is_empty() {
+            let evidence = format!(
+                "{} may hold rows of a partition that run {} passed over",
+                strays.join(", "),
+                run.run_id
+            );
+            return Ok(lacks(evidence, format!("backfill verify {name}")));
+        }
         return Ok(holds(format!("run {} has done all its chunks", run.run_id)));
     }
     let state = run.state.as_str();

@@ -1,12 +1,13 @@
 -- A run whose chunks are already cut. $2 is the run whose chunks it takes: the forward run's done ones, last first, or what a cancelled
--- reverse run left open or set aside, in its order. Chunks that wrote no row have nothing to give back.
+-- reverse run left open, passed over or set aside, in its order. Chunks that wrote no row have nothing to give back.
 with source as (
     select c.*, row_number() over (order by case when r.direction = 'forward' then -c.seq else c.seq end) as place
       from {schema}.chunk c
       join {schema}.run r using (run_id)
      where c.run_id = $2
        and case when r.direction = 'forward' then c.state = 'done' and c.rows_done > 0
-                else c.state <> 'done' or exists (select from {schema}.quarantine q where q.run_id = c.run_id and q.seq = c.seq) end
+                else c.state <> 'done' or c.passed_over
+                     or exists (select from {schema}.quarantine q where q.run_id = c.run_id and q.seq = c.seq) end
 ), made as (
     insert into {schema}.run
         (name, direction, reverses, state, table_name, table_oid, key, ceiling, cut_upto, fully_cut, next_seq, spec_digest,

@@ -1,7 +1,7 @@
 -- The done mark, in the transaction of the rows; refuses when the epoch ended while the chunk was at work. $6 is what the session had
 -- counted of HOT updates at the claim, and null where a partitioned table's parent counts none. $7 and $8 name the leaf that was written:
--- while this transaction has its lock on that, nobody can rename or detach it, so it is the run's leaf if that has the name now. Without
--- a name, a chunk of a leaf passes over it.
+-- while this transaction has its lock on that, nobody can rename or detach it, so it is the run's leaf if that has the name now. $9 says
+-- that nothing was looked at, because the leaf is no part of the table any more.
 with there as (
     select $8::text is null
            or exists (select from {schema}.chunk c
@@ -14,7 +14,7 @@ with there as (
 update {schema}.chunk c
    set state = 'done', rows_done = $4, attempts = attempts + 1, took_ms = $5, settled_at = clock_timestamp(),
        settled_epoch = $3, error_sqlstate = null, error_message = null,
-       passed_over = r.leaves is not null and $8 is null,
+       passed_over = $9,
        rows_hot = pg_catalog.pg_stat_get_xact_tuples_hot_updated(
                       case when r.leaves is null then r.table_oid else r.leaves[c.upto_key[1]::int] end) - $6
   from {schema}.run r, there

@@ -1,0 +1,2 @@
+-- $1 run. Partitions that may hold rows of others that went away before their turn.
+select strays from {schema}.strays($1)
