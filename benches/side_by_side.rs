@@ -1,16 +1,19 @@
 //! The program beside what people use instead, each with the SQL that it really sends, on fresh copies of the same table.
 //!
-//! `cargo bench --bench side_by_side [-- --rows N --repeat R --shape NAME --with NAME --json FILE]`, or `-- --scale` for the program alone on
+//! `cargo bench --bench side_by_side [-- --rows N --repeat R --shape NAME --with NAME --pgbench --json FILE]`, or `-- --scale` for the program alone on
 //! tables of one, three, ten and, with `--scale 30`, thirty million rows, and with one, two and four workers. In each repeat every contender takes its
 //! turn, and the order turns with the repeats; ratios are made within a repeat, so that the machine's drift falls on all of them. Loops
-//! commit each statement and have no pause between them, which their authors would put there.
+//! commit each statement and have no pause between them, which their authors would put there. With `--pgbench` that runs beside each of
+//! them, 100 transactions a second on tables of its own, and its p99 latency is shown; speeds and WAL are those with it then.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 mod common;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use common::load::{self, Load, percentile};
 use common::{Bench, show, word};
 use serde_json::{Value, json};
 
@@ -23,6 +26,8 @@ struct Shape {
     wide: &'static str,
     indexes: &'static [&'static str],
     options: &'static str,
+    /// Whether it lies in ten partitions, by the first column of the key.
+    is_partitioned: bool,
 }
 
 const PLAIN: Shape = Shape {
@@ -31,9 +36,13 @@ const PLAIN: Shape = Shape {
     wide: "",
     indexes: &[],
     options: "",
+    is_partitioned: false,
 };
 
-const SHAPES: [Shape; 7] = [
+/// Partitions of a partitioned table.
+const PARTS: u64 = 10;
+
+const SHAPES: [Shape; 8] = [
     PLAIN,
     Shape { name: "3 secondary indexes", indexes: &["category", "created_at", "owner"], ..PLAIN },
     Shape {
@@ -53,6 +62,13 @@ const SHAPES: [Shape; 7] = [
         ..PLAIN
     },
     Shape { name: "pages half full", options: "with (fillfactor = 50)", ..PLAIN },
+    Shape {
+        name: "partitioned by day, 3 secondary indexes",
+        key: &[("day", "int", "(i - 1) * 10 / rows"), ("id", "bigint", "i")],
+        indexes: &["category", "created_at", "owner"],
+        is_partitioned: true,
+        ..PLAIN
+    },
 ];
 
 /// What is written: the SET list, and the condition of a row to do where the data has one.
@@ -100,6 +116,7 @@ struct Turn {
     hot: f64,
     images: f64,
     processor: f64,
+    p99: f64,
 }
 
 fn main() {
@@ -107,6 +124,11 @@ fn main() {
     if std::env::args().any(|argument| argument == "--scale") {
         return scale(&mut bench, word("--scale").and_then(|most| most.parse().ok()).unwrap_or(10));
     }
+    let pgbench = std::env::args().any(|argument| argument == "--pgbench").then(|| {
+        let pgbench = load::pgbench().expect("pgbench is not installed");
+        load::fill(&bench, &pgbench, 10);
+        pgbench
+    });
     let mut results = Vec::new();
     let (only, with) = (word("--shape"), word("--with"));
     for shape in
@@ -122,7 +144,7 @@ fn main() {
             let possible = |name: &&&str| !(job.todo.is_empty() && name.starts_with("IN"));
             let contenders: Vec<&str> =
                 CONTENDERS.iter().filter(is_meant).filter(possible).copied().collect();
-            results.push(measure(&bench, shape, job, &contenders));
+            results.push(measure(&bench, shape, job, (&contenders, pgbench.as_deref())));
         }
     }
     if let Some(path) = word("--json") {
@@ -177,33 +199,45 @@ fn base(bench: &Bench, shape: &Shape) {
            created_at timestamptz not null, owner int not null, quota int not null, tier text{wide});
          insert into base select {}, 'skill ' || i, repeat(md5(i::text), 4),
            (array['development', 'data', 'security', 'documentation', 'operations', 'support', 'design', 'research', 'sales', 'people'])[1 + i % 10],
-           now() - i * interval '1 second', i % 5000, 10, null{text} from generate_series(1, {}) i",
+           now() - i * interval '1 second', i % 5000, 10, null{text} from generate_series(1, {rows}) i, (values ({rows}::bigint)) as size (rows)",
         columns.join(", "),
         values.join(", "),
-        bench.rows
+        rows = bench.rows
     ));
 }
 
 fn fresh(bench: &Bench, shape: &Shape) {
-    bench.sql(&format!(
-        "drop table if exists big; drop schema if exists backfill cascade; create table big (like base) {}; insert into big table base",
-        shape.options
-    ));
+    bench.sql("drop table if exists big; drop schema if exists backfill cascade");
+    create(bench, shape, "big");
+    bench.sql("insert into big table base");
     index(bench, shape);
     bench.sql("vacuum (analyze) big");
     bench.sql("checkpoint");
 }
 
+fn create(bench: &Bench, shape: &Shape, name: &str) {
+    if !shape.is_partitioned {
+        return bench.sql(&format!("create table {name} (like base) {}", shape.options));
+    }
+    let by = shape.key[0].0;
+    bench.sql(&format!("create table {name} (like base) partition by list ({by})"));
+    for part in 0..PARTS {
+        bench.sql(&format!(
+            "create table {name}_{part} partition of {name} for values in ({part}) {}",
+            shape.options
+        ));
+    }
+}
+
 /// What a fresh copy of the written table weighs: its heap and its indexes.
 fn copied(bench: &Bench, shape: &Shape) -> (f64, f64) {
-    bench.sql(&format!(
-        "create table written (like base) {}; insert into written table big order by {}",
-        shape.options,
-        key_list(shape)
-    ));
+    create(bench, shape, "written");
+    bench.sql(&format!("insert into written table big order by {}", key_list(shape)));
     bench.sql("drop table big; alter table written rename to big");
     index(bench, shape);
-    sizes(bench)
+    let size = sizes(bench);
+    bench.sql("drop table big");
+    size
 }
 
 fn index(bench: &Bench, shape: &Shape) {
@@ -213,14 +247,21 @@ fn index(bench: &Bench, shape: &Shape) {
     }
 }
 
-fn measure(bench: &Bench, shape: &Shape, job: &Job, contenders: &[&str]) -> Value {
+fn measure(
+    bench: &Bench,
+    shape: &Shape,
+    job: &Job,
+    (contenders, pgbench): (&[&str], Option<&Path>),
+) -> Value {
     let mut turns: BTreeMap<&str, Vec<Turn>> = BTreeMap::new();
     let mut size = (0.0, 0.0);
     for repeat in 0..bench.repeat {
         for i in 0..contenders.len() {
             let contender = contenders[(i + repeat) % contenders.len()];
             fresh(bench, shape);
-            turns.entry(contender).or_default().push(turn(bench, shape, job, contender));
+            let load = pgbench.map(|pgbench| Load::start(bench, pgbench));
+            let turn = turn(bench, shape, job, (contender, load));
+            turns.entry(contender).or_default().push(turn);
             if size.0 == 0.0 {
                 size = copied(bench, shape);
             }
@@ -234,8 +275,17 @@ fn measure(bench: &Bench, shape: &Shape, job: &Job, contenders: &[&str]) -> Valu
         size.1 / 1e6
     );
     println!(
-        "  {:<24} {:>8} {:>15} {:>6} {:>6} {:>6} {:>8} {:>7} {:>6}",
-        "", "rows/s", "times (spread)", "WAL/r", "heap", "index", "HOT %", "undo/r", "CPU s"
+        "  {:<24} {:>8} {:>15} {:>6} {:>6} {:>6} {:>8} {:>7} {:>6} {:>8}",
+        "",
+        "rows/s",
+        "times (spread)",
+        "WAL/r",
+        "heap",
+        "index",
+        "HOT %",
+        "undo/r",
+        "CPU s",
+        "p99 ms"
     );
     let mut shown = BTreeMap::new();
     for contender in contenders {
@@ -254,9 +304,10 @@ fn measure(bench: &Bench, shape: &Shape, job: &Job, contenders: &[&str]) -> Valu
             "rows_per_s": speed, "times": median(ratios.clone()), "times_all": ratios, "seconds": all.iter().map(|t| t.seconds).collect::<Vec<_>>(),
             "wal_bytes_per_row": of(&|t| t.wal / rows), "heap_of_fresh": of(&|t| t.heap / size.0), "indexes_of_fresh": of(&|t| t.indexes / size.1),
             "hot_share": of(&|t| t.hot / rows), "before_image_bytes_per_row": of(&|t| t.images / rows), "client_cpu_s": of(&|t| t.processor),
+            "pgbench_p99_ms": pgbench.map(|_| of(&|t| t.p99)),
         });
         println!(
-            "  {:<24} {:>8.0} {:>5.2} ({:.2}-{:.2}) {:>6.0} {:>6.2} {:>6.2} {:>8.0} {:>7.1} {:>6.1}",
+            "  {:<24} {:>8.0} {:>5.2} ({:.2}-{:.2}) {:>6.0} {:>6.2} {:>6.2} {:>8.0} {:>7.1} {:>6.1} {:>8}",
             contender,
             speed,
             median(ratios.clone()),
@@ -267,7 +318,8 @@ fn measure(bench: &Bench, shape: &Shape, job: &Job, contenders: &[&str]) -> Valu
             of(&|t| t.indexes / size.1),
             of(&|t| t.hot * 100.0 / rows),
             of(&|t| t.images / rows),
-            of(&|t| t.processor)
+            of(&|t| t.processor),
+            pgbench.map_or_else(|| "-".to_owned(), |_| format!("{:.1}", of(&|t| t.p99)))
         );
         shown.insert(*contender, figures);
     }
@@ -279,14 +331,18 @@ fn median(mut numbers: Vec<f64>) -> f64 {
     numbers[numbers.len() / 2]
 }
 
+/// The table, and its partitions.
+const TREE: &str =
+    "select 'big'::regclass as relid union select relid from pg_partition_tree('big')";
+
 fn sizes(bench: &Bench) -> (f64, f64) {
     (
-        bench.number("select pg_relation_size('big')::float8"),
-        bench.number("select pg_indexes_size('big')::float8"),
+        bench.number(&format!("select sum(pg_relation_size(relid))::float8 from ({TREE}) tree")),
+        bench.number(&format!("select sum(pg_indexes_size(relid))::float8 from ({TREE}) tree")),
     )
 }
 
-fn turn(bench: &Bench, shape: &Shape, job: &Job, contender: &str) -> Turn {
+fn turn(bench: &Bench, shape: &Shape, job: &Job, (contender, load): (&str, Option<Load>)) -> Turn {
     let wal = || bench.number("select (pg_current_wal_insert_lsn() - '0/0')::float8");
     let before = wal();
     let started = std::time::Instant::now();
@@ -317,6 +373,7 @@ fn turn(bench: &Bench, shape: &Shape, job: &Job, contender: &str) -> Turn {
     }
     let seconds = seconds.unwrap_or_else(|| started.elapsed().as_secs_f64());
     let wal = wal() - before;
+    let p99 = load.map_or(0.0, |load| percentile(&load.end().0, 0.99));
     let left = if job.todo.is_empty() { "quota <> 20" } else { "tier is null" };
     assert_eq!(
         bench.number(&format!("select count(*)::float8 from big where {left}")),
@@ -326,13 +383,13 @@ fn turn(bench: &Bench, shape: &Shape, job: &Job, contender: &str) -> Turn {
     let (heap, indexes) = sizes(bench);
     // The server's counters come a moment later.
     std::thread::sleep(std::time::Duration::from_millis(1200));
-    let hot = bench.number("select coalesce(sum(n_tup_hot_upd), 0)::float8 from pg_stat_user_tables where relname = 'big'");
+    let hot = bench.number("select coalesce(sum(n_tup_hot_upd), 0)::float8 from pg_stat_user_tables where relname like 'big%'");
     let images = if contender == "backfill" {
         bench.number("select pg_total_relation_size('backfill.before_image_1')::float8")
     } else {
         0.0
     };
-    Turn { seconds, wal, heap, indexes, hot, images, processor }
+    Turn { seconds, wal, heap, indexes, hot, images, processor, p99 }
 }
 
 fn in_loop(bench: &Bench, shape: &Shape, job: &Job) {

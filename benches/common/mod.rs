@@ -7,6 +7,8 @@
     reason = "each benchmark uses its share; a benchmark prints its figures"
 )]
 
+pub mod load;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
