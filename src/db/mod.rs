@@ -10,11 +10,13 @@ mod libpq;
 pub mod lock;
 pub mod passfile;
 pub mod session;
+pub mod timeline;
 pub mod tls;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod};
 use tokio_postgres::CancelToken;
 
 pub use conninfo::{ConnInfo, ConnInfoError};
@@ -42,6 +44,14 @@ pub enum ConnectError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// The server was a primary once, and another has taken its place since.
+    #[error("{target}: {what}")]
+    Superseded {
+        /// As above; of several hosts, all.
+        target: String,
+        /// Which timelines.
+        what: String,
+    },
     /// No connection came free.
     #[error("no connection to {0} within {seconds} s", seconds = CONNECT_TIMEOUT.as_secs())]
     Timeout(String),
@@ -52,11 +62,20 @@ pub enum ConnectError {
 pub struct Database {
     pool: Pool,
     info: ConnInfo,
+    newest: Arc<timeline::Newest>,
 }
 
 impl Database {
     /// Prepares a pool of at most `size` connections; connects only when one is asked for.
     pub fn new(info: ConnInfo, size: usize) -> Result<Database, ConnectError> {
+        Database::knowing(info, size, Arc::default())
+    }
+
+    fn knowing(
+        info: ConnInfo,
+        size: usize,
+        newest: Arc<timeline::Newest>,
+    ) -> Result<Database, ConnectError> {
         let tls = tls::connector(&info.tls)?;
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(info.config.clone(), tls, recycling);
@@ -65,21 +84,22 @@ impl Database {
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .wait_timeout(Some(CONNECT_TIMEOUT))
             .create_timeout(Some(CONNECT_TIMEOUT))
+            .post_create(no_older_than(newest.clone()))
             .build()
             .map_err(|error| ConnectError::Tls(error.to_string()))?;
-        Ok(Database { pool, info })
+        Ok(Database { pool, info, newest })
     }
 
     /// Other connections to the same database, at most `size`, which those of this pool cannot use up.
     pub fn apart(&self, size: usize) -> Result<Database, ConnectError> {
-        Database::new(self.info.clone(), size)
+        Database::knowing(self.info.clone(), size, self.newest.clone())
     }
 
     /// Connections to another database of the same server.
     pub fn elsewhere(&self, database: &str, size: usize) -> Result<Database, ConnectError> {
         let mut info = self.info.clone();
         info.config.dbname(database);
-        Database::new(info, size)
+        Database::knowing(info, size, self.newest.clone())
     }
 
     /// The settings as libpq's variables, for a program of PostgreSQL's own.
@@ -98,6 +118,9 @@ impl Database {
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(source) => {
                 ConnectError::Refused { target: self.info.target(), source }
+            }
+            PoolError::PostCreateHook(HookError::Message(what)) => {
+                ConnectError::Superseded { target: self.info.target(), what: what.into_owned() }
             }
             _ => ConnectError::Timeout(self.info.target()),
         })
@@ -121,6 +144,22 @@ impl Database {
             .await
             .map_err(|source| ConnectError::Refused { target: self.info.target(), source })
     }
+}
+
+/// Refuses a primary that another one has replaced: what is written there is lost.
+fn no_older_than(newest: Arc<timeline::Newest>) -> Hook {
+    Hook::async_fn(move |client, _| {
+        let newest = newest.clone();
+        Box::pin(async move {
+            let Some(found) = timeline::of(client).await else { return Ok(()) };
+            match newest.supersedes(found) {
+                None => Ok(()),
+                Some(newer) => Err(HookError::message(format!(
+                    "an old primary has come back (timeline {found}; the one that took its place writes {newer})"
+                ))),
+            }
+        })
+    })
 }
 
 /// Ends a failed transaction, or throws the connection away when even that fails, so that no later user of the pool

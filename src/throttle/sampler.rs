@@ -12,7 +12,7 @@ use tokio_postgres::{Client, Error};
 use super::health::{Measure, Sample};
 use super::probes;
 use crate::db::lock::LockKey;
-use crate::db::{Database, message};
+use crate::db::{Database, message, timeline};
 use crate::signal::{Kind, Settings};
 
 /// Between two looks.
@@ -47,6 +47,7 @@ pub struct Look {
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     pub(super) version: i32,
+    timeline: Option<u32>,
     pub(super) replicas: Vec<String>,
     pub(super) slots: BTreeMap<String, f64>,
     pub(super) lost_slots: Vec<String>,
@@ -73,6 +74,19 @@ const BY_WAL: f64 = 0.3;
 const CHECKPOINTS_OVER: Duration = Duration::from_secs(300);
 
 impl Memory {
+    /// Whether it is still the server that is remembered. One that was promoted has replicas and slots of its own; those of the server whose
+    /// place it took will not come back.
+    fn meet(&mut self, timeline: Option<u32>) -> bool {
+        let is_other = timeline.is_some() && self.timeline.is_some() && timeline != self.timeline;
+        self.timeline = timeline.or(self.timeline);
+        if is_other {
+            self.replicas.clear();
+            self.slots.clear();
+            self.checkpoint = None;
+        }
+        !is_other
+    }
+
     /// Sessions at work against the usual number: what the first look saw, before the first chunk, and for a minute a little more with each
     /// look that sees more. A crowd that comes at once is not taken for the usual.
     pub(super) fn sessions(&mut self, active: f64) -> Measure {
@@ -120,6 +134,9 @@ pub fn start(
             let begun = Instant::now();
             if connection.as_ref().is_none_or(|held| held.is_closed()) {
                 connection = database.get().await.ok();
+                if let Some(held) = &connection {
+                    is_first |= !memory.meet(timeline::of(held).await);
+                }
             }
             if let Some(held) = &connection {
                 // The look is no chunk: giving it up leaves nothing half-done.

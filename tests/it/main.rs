@@ -14,6 +14,7 @@ mod control;
 mod demo;
 mod encryption;
 mod exactly_once;
+mod failover;
 mod foreign;
 mod laws;
 mod migrate;

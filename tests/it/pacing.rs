@@ -9,7 +9,7 @@ use backfill::server::{Options, Server};
 use jiff::{Timestamp, ToSpan};
 
 use crate::control::{LEFT, SPEC, table};
-use crate::support::{Db, Sql, Started, program, wait_for};
+use crate::support::{Db, Sql, Started, follow, program, wait_for};
 
 fn project(db: &Db, text: &str) {
     std::fs::write(db.directory.join("backfill.toml"), text).unwrap();
@@ -320,29 +320,8 @@ fn a_replica_that_lags_slows_the_run_and_one_that_vanishes_holds_it() {
          replica_lag = { warm = \"2 MB\", hot = \"4 MB\", hold = \"24 MB\" }\n[vacuum]\nevery = \"off\"\n",
     )
     .unwrap();
-    let conninfo = format!(
-        "primary_conninfo=host={} user=postgres application_name=r1",
-        own.server.socket_dir().display()
-    );
-    let settings = vec![conninfo, "hot_standby=on".to_owned()];
-    let mut standby =
-        Server::start(&Options { settings, no_fsync: true, ..Options::default() }).unwrap();
-    // A cold copy of the primary becomes the standby.
-    standby.crash().unwrap();
-    own.server.crash().unwrap();
-    let data = standby.socket_dir().join("data");
-    std::fs::remove_dir_all(&data).unwrap();
-    let copied =
-        Command::new("cp").arg("-a").arg(own.server.socket_dir().join("data")).arg(&data).status();
-    assert!(copied.unwrap().success());
-    std::fs::write(data.join("standby.signal"), "").unwrap();
-    own.server.restart().unwrap();
+    let mut standby = follow(&mut own.server);
     own.sql = Sql::connect(&own.server.url("postgres"));
-    standby.restart().unwrap();
-    own.sql.wait_for(
-        "the standby streams",
-        "select count(*) = 1 from pg_stat_replication where state = 'streaming'",
-    );
     let replica = Sql::connect(&standby.url("postgres"));
     replica.run("select pg_wal_replay_pause()");
     let run = Started::new(own.command(&["run", "fill", "--rate", "10000 rows/s"]));

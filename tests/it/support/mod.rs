@@ -39,6 +39,33 @@ static OLDEST: LazyLock<Server> = LazyLock::new(|| start(Some(13)));
 static NEWEST: LazyLock<Server> = LazyLock::new(|| start(Some(18)));
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
+/// A standby, `r1`, that follows a server, which is restarted for it.
+pub fn follow(primary: &mut Server) -> Server {
+    let conninfo = format!(
+        "primary_conninfo=host={} user=postgres application_name=r1",
+        primary.socket_dir().display()
+    );
+    let settings = vec![conninfo, "hot_standby=on".to_owned()];
+    let mut standby =
+        Server::start(&Options { settings, no_fsync: true, ..Options::default() }).unwrap();
+    // A cold copy of the primary becomes the standby.
+    standby.crash().unwrap();
+    primary.crash().unwrap();
+    let data = standby.socket_dir().join("data");
+    std::fs::remove_dir_all(&data).unwrap();
+    let copied =
+        Command::new("cp").arg("-a").arg(primary.socket_dir().join("data")).arg(&data).status();
+    assert!(copied.unwrap().success());
+    std::fs::write(data.join("standby.signal"), "").unwrap();
+    primary.restart().unwrap();
+    standby.restart().unwrap();
+    Sql::connect(&primary.url("postgres")).wait_for(
+        "the standby streams",
+        "select count(*) = 1 from pg_stat_replication where state = 'streaming'",
+    );
+    standby
+}
+
 /// Which server a test wants.
 #[derive(Clone, Copy, Debug)]
 pub enum Which {
