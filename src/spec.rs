@@ -146,6 +146,11 @@ impl Spec {
         columns
     }
 
+    /// Whether it writes only where there is nothing, so that a second run finds nothing to do.
+    pub fn only_fills(&self) -> bool {
+        self.columns().iter().all(|(_, verb)| *verb == Verb::Fill)
+    }
+
     /// The way back as a spec of its own, when the author gave rules for it.
     pub fn way_back(&self) -> Option<Spec> {
         let way_back = || Spec {

@@ -124,10 +124,10 @@ fn requests(mut from_client: TcpStream, mut to_server: UnixStream, shared: &Shar
         }
         has_settled &= !is_commit;
     }
-    let is_orphan = !shared.orphans.lock().expect("a list").is_empty();
-    if !is_orphan {
-        let _ = to_server.shutdown(Shutdown::Write);
+    while !shared.orphans.lock().expect("a list").is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
     }
+    let _ = to_server.shutdown(Shutdown::Write);
 }
 
 fn thaw(shared: &Shared) {

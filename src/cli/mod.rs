@@ -189,6 +189,9 @@ enum Command {
     Verify {
         /// The backfill's name
         name: String,
+        /// Take your word, and keep it in the log, for rows of partitions that went away: they are as they should be
+        #[arg(long, value_name = "REASON")]
+        accept_moved: Option<String>,
     },
     /// Schema steps: revisions, upgrade and downgrade, and demands on backfills
     Migrate {
@@ -303,7 +306,9 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         }
         Command::List => status::list(&Context::open(&global)?).await,
         Command::Log { name } => status::log(&Context::open(&global)?, &name).await,
-        Command::Verify { name } => verify::verify(&Context::open(&global)?, &name).await,
+        Command::Verify { name, accept_moved } => {
+            verify::verify(&Context::open(&global)?, &name, accept_moved.as_deref()).await
+        }
     }
 }
 

@@ -52,11 +52,17 @@ pub(super) async fn prune(
             "run {} of {}, finished {finished}: {weight} of before-images",
             run.run_id, run.name
         ));
-        let aside = ctx.store.count_quarantined(&client, run.run_id).await?;
-        let passed = ctx.store.passed_leaves(&client, run.run_id).await?.len();
+        let newest = ctx.need_run(&client, &run.name).await?;
+        let (mut aside, mut passed) = (0, 0);
+        for open in [Some(run), Some(&newest).filter(|run| run.is_reverse())].into_iter().flatten()
+        {
+            aside += ctx.store.count_quarantined(&client, open.run_id).await?;
+            let leaves = ctx.store.passed_leaves(&client, open.run_id).await?;
+            passed += leaves.iter().filter(|leaf| leaf.is_there).count();
+        }
         if aside + passed as i64 > 0 {
             say(&format!(
-                "  it set {aside} rows aside and passed over {passed} partitions; `backfill retry {}` can then not do them any more",
+                "  {aside} rows are set aside and {passed} partitions were passed over; `backfill retry {}` can then not do them any more",
                 run.name
             ));
         }

@@ -47,7 +47,11 @@ pub(super) async fn run(
     let client = ctx.connect().await?;
     if let Some(newest) = ctx.newest_run(&client, name).await? {
         if newest.is_reverse() {
-            after_reverse(&newest, mode)?;
+            after_reverse(&newest, mode, spec.only_fills())?;
+        }
+        let is_half = !newest.is_reverse() && newest.state == RunState::Cancelled;
+        if is_half && mode != Mode::StartAgain && !spec.only_fills() {
+            check_half(ctx, &client, &newest).await?;
         }
         match (newest.state, mode) {
             _ if newest.is_reverse() => {}
@@ -78,7 +82,7 @@ pub(super) async fn register(
     flags: Flags,
 ) -> Result<(Run, Plan), Failure> {
     let name = spec.name.as_str();
-    let plan = make_plan(ctx, client, spec, flags).await?;
+    let plan = make_plan(ctx, client, spec, (flags, false)).await?;
     ctx.store.install(client).await?;
     let ceiling = plan.run_ceiling();
     let (digest, me, table_name) = (spec.digest(), who(), plan.table.name.plain());
@@ -111,7 +115,7 @@ pub(super) async fn register(
 
 /// After a reverse run that came to its end a run may start afresh; a half-way one is in the way, and a scheduler must not undo what an
 /// operator did.
-fn after_reverse(newest: &Run, mode: Mode) -> Result<(), Failure> {
+fn after_reverse(newest: &Run, mode: Mode, only_fills: bool) -> Result<(), Failure> {
     let (name, run_id) = (&newest.name, newest.run_id);
     match (newest.state, mode) {
         (state, _) if !state.is_final() => Err(unfinished(newest)),
@@ -120,13 +124,31 @@ fn after_reverse(newest: &Run, mode: Mode) -> Result<(), Failure> {
                 .hint(format!("if it shall run once more: `backfill run {name}`")))
         }
         (RunState::Cancelled, Mode::Start) => {
-            Err(Failure::refused(format!("run {run_id}, which took {name} back, was cancelled half-way"))
-                .hint(format!(
-                    "take the rest back with `backfill reverse {name}`, or run it over all rows with `backfill run {name} --again`"
-                )))
+            let again = match only_fills {
+                true => format!(", or run it over all rows with `backfill run {name} --again`"),
+                false => String::new(),
+            };
+            Err(Failure::refused(format!(
+                "run {run_id}, which took {name} back, was cancelled half-way"
+            ))
+            .hint(format!("take the rest back with `backfill reverse {name}`{again}")))
         }
         _ => Ok(()),
     }
+}
+
+/// Half a run that was given up has written rows that `set` would write once more.
+async fn check_half(ctx: &Context, client: &Object, newest: &Run) -> Result<(), Failure> {
+    let written = ctx.store.sums(client, newest.run_id).await?.rows_done;
+    if written == 0 {
+        return Ok(());
+    }
+    let (name, id) = (&newest.name, newest.run_id);
+    let rows = crate::event::count(written.unsigned_abs());
+    Err(Failure::refused(format!("run {id} of {name} was cancelled half-way: it has written {rows} rows, and `set` would write them once more"))
+        .hint(format!(
+            "take them back first with `backfill reverse {name}`; or, where writing them twice does no harm: `backfill run {name} --again`"
+        )))
 }
 
 pub(super) fn pinned<'a>(spec: &'a Spec, digest: &'a str, plan: &'a Plan) -> PinnedSpec<'a> {
@@ -176,9 +198,19 @@ pub(super) async fn resume(
                 run.run_id,
                 run.state.as_str()
             );
-            let again = if run.state == RunState::Succeeded { " --again" } else { "" };
-            Err(Failure::refused(message)
-                .hint(format!("start a new run with `backfill run {name}{again}`")))
+            let hint = match (run.is_reverse(), run.state) {
+                (false, RunState::Succeeded) => {
+                    format!("start a new run with `backfill run {name} --again`")
+                }
+                (true, RunState::Succeeded) => {
+                    format!("run it once more with `backfill run {name}`")
+                }
+                (true, _) => format!("take the rest back with `backfill reverse {name}`"),
+                (false, _) => format!(
+                    "take back what it wrote with `backfill reverse {name}`, or start a new run with `backfill run {name}`"
+                ),
+            };
+            Err(Failure::refused(message).hint(hint))
         }
         None => {
             ctx.spec(name)?;
@@ -238,7 +270,7 @@ pub(super) async fn retry(ctx: &Context, name: &str, flags: Flags) -> Result<Exi
         return Ok(Exit::Done);
     }
     if let Err(illegal) = run.state.next(Next::Retry.event(run.state)) {
-        return Err(Failure::refused(illegal.to_string()).hint(format!("backfill run {name}")));
+        return Err(Failure::refused(illegal.to_string()).hint(format!("backfill status {name}")));
     }
     if let (Some(at), false) = (&run.undo.pruned_at, run.is_reverse()) {
         let what = format!("the before-images of run {} were dropped at {at}", run.run_id);
@@ -274,7 +306,7 @@ async fn take_up(
             run.name, run.name
         )));
     }
-    let plan = make_plan(ctx, &client, &spec, flags).await?;
+    let plan = make_plan(ctx, &client, &spec, (flags, true)).await?;
     if plan.table.oid != run.table_oid || !plan.key.is_same(&run.key) {
         let message =
             format!("run {} works on {} by key ({})", run.run_id, run.table_name, run.key.plain());
@@ -325,10 +357,11 @@ async fn make_plan(
     ctx: &Context,
     client: &Object,
     spec: &Spec,
-    flags: Flags,
+    (flags, goes_on): (Flags, bool),
 ) -> Result<Plan, Failure> {
     let accepted = crate::plan::Accepted {
         subscribers_prepared: flags.accepted.subscribers_prepared,
+        goes_on,
         ..crate::plan::Accepted::default()
     };
     let plan = Plan::make(client, spec, ctx.store.schema(), accepted).await?;

@@ -13,6 +13,7 @@ pub struct Queue {
     delayed: Vec<(Instant, Chunk)>,
     attempts: HashMap<i64, u32>,
     crashes: HashMap<i64, u32>,
+    missing: HashMap<i64, u32>,
 }
 
 impl Queue {
@@ -66,9 +67,21 @@ impl Queue {
         *crashes
     }
 
+    /// Counts attempts in a row for which a table was not there; any other failure ends the row.
+    pub fn missed(&mut self, seq: i64, is_missing: bool) -> u32 {
+        if !is_missing {
+            self.missing.remove(&seq);
+            return 0;
+        }
+        let missing = self.missing.entry(seq).or_default();
+        *missing += 1;
+        *missing
+    }
+
     /// Forgets a chunk that is settled or changed.
     pub fn forget(&mut self, seq: i64) {
         self.attempts.remove(&seq);
         self.crashes.remove(&seq);
+        self.missing.remove(&seq);
     }
 }

@@ -12,8 +12,8 @@ use crate::state::Chunk;
 /// Attempts on a chunk that holds no row and fails all the same (a trigger for the whole statement, say).
 const EMPTY_MAX: u32 = 5;
 
-/// Attempts on a chunk whose statement names a table that is not there. Its partition is looked up anew for each, so that after the second it
-/// must be another one, which no chunk can do without.
+/// Attempts in a row on a chunk whose statement names a table that is not there. Its partition is looked up anew for each, so that after the
+/// second it must be another one, which no chunk can do without.
 const MISSING_MAX: u32 = 3;
 
 /// Longest pause between two losses of the server that belong together: twice the longest wait before it is tried again.
@@ -44,8 +44,11 @@ impl Dispatcher<'_> {
             self.pacing.clashed();
         }
         let attempts = self.queue.failed(chunk.seq);
-        let is_missing = fault.sqlstate.as_deref() == Some("42P01") && attempts >= MISSING_MAX;
-        let class = if is_missing { Class::Fatal } else { fault.class };
+        let is_missing = fault.sqlstate.as_deref() == Some("42P01");
+        let class = match self.queue.missed(chunk.seq, is_missing) >= MISSING_MAX {
+            true => Class::Fatal,
+            false => fault.class,
+        };
         self.act(chunk, Fault { class, ..fault }, attempts).await;
     }
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::rehearse::{self, ROWS};
 use super::{Plan, PlanError, Refusal};
@@ -31,8 +32,10 @@ pub(super) async fn guard(client: &Client, plan: &Plan) -> Result<Option<Refusal
             let Some(reads) = access.reads(client, plan).await? else { continue };
             let what =
                 format!("the chunk statement would read {} by {reads}", plan.table.name.plain());
-            let mend = "look at the statement and its plan with `backfill plan`; ANALYZE the table, and mind joins and \
-                        subqueries that read the same table";
+            let mend = format!(
+                "ANALYZE {}; and mind joins and subqueries that read the same table",
+                plan.table.name
+            );
             let why = "every chunk would read far more than its own rows";
             return Ok(Some(Refusal::new(what, why, mend)));
         }
@@ -46,56 +49,88 @@ fn accesses<'v>(node: &'v Value, plan: &Plan) -> Vec<Access<'v>> {
     let (kind, alias) = (word("Node Type"), word("Alias"));
     let mut found = Vec::new();
     if plan.is_target_alias(alias) && kind.ends_with("Scan") {
-        let condition = match kind {
-            "Index Scan" | "Index Only Scan" => word("Index Cond"),
-            "Bitmap Heap Scan" => word("Recheck Cond"),
-            _ => "",
-        };
         let table = QualifiedName::new(word("Schema"), word("Relation Name"));
-        found.push(Access { kind, alias, condition, table, index: word("Index Name") });
+        let mut looks = Vec::new();
+        index_looks(node, &mut looks);
+        found.push(Access { kind, alias, table, looks });
     }
     let children = node["Plans"].as_array().into_iter().flatten();
     found.extend(children.flat_map(|child| accesses(child, plan)));
     found
 }
 
+/// The indexes that a node reads, and what each is asked for.
+fn index_looks<'v>(node: &'v Value, looks: &mut Vec<(&'v str, &'v str)>) {
+    let word = |name: &str| node[name].as_str().unwrap_or_default();
+    if !word("Index Name").is_empty() {
+        looks.push((word("Index Name"), word("Index Cond")));
+    }
+    let is_bitmap =
+        |child: &&Value| child["Node Type"].as_str().is_some_and(|kind| kind.starts_with("Bitmap"));
+    for child in node["Plans"].as_array().into_iter().flatten().filter(is_bitmap) {
+        index_looks(child, looks);
+    }
+}
+
 /// How a plan reads the target, or a partition of it.
 struct Access<'v> {
     kind: &'v str,
     alias: &'v str,
-    /// What the index is asked for, as SQL.
-    condition: &'v str,
     table: QualifiedName,
-    index: &'v str,
+    /// The indexes, and what each is asked for, as SQL.
+    looks: Vec<(&'v str, &'v str)>,
 }
 
 impl Access<'_> {
-    /// What it reads instead of the chunk's rows; none when it is those, or not many more. An index that has another column of the key may
-    /// be the shorter way to some parts of a range, and a long one to others.
+    /// What it reads instead of the chunk's rows; none when it is those, or not many more: another index may be the shorter way to some
+    /// rows, such as those that are left to fill, and a long one to others.
     async fn reads(&self, client: &Client, plan: &Plan) -> Result<Option<String>, PlanError> {
-        let names = |i: usize| mentions(self.condition, self.alias, &plan.key.columns[i].name);
-        if names(0) {
-            return Ok(None);
+        for (index, condition) in &self.looks {
+            if mentions(condition, self.alias, &plan.key.columns[0].name) {
+                continue;
+            }
+            let what = format!("{} on {index}", self.kind);
+            match self.estimate(client, plan, (index, condition)).await? {
+                Some(rows) if rows <= FEW * ROWS => {}
+                Some(rows) => {
+                    return Ok(Some(format!("{what}, {rows} rows for a chunk of {ROWS}")));
+                }
+                None => return Ok(Some(format!("{what}, not by key ({})", plan.key.plain()))),
+            }
         }
-        let is_by_key = (1..plan.key.columns.len()).any(names);
-        let rows = if is_by_key { self.estimate(client, plan).await? } else { None };
-        let index = match self.index {
-            "" => String::new(),
-            index => format!(" on {index}"),
-        };
-        Ok(match rows {
-            Some(rows) if rows <= FEW * ROWS => None,
-            Some(rows) => Some(format!("{}{index}, {rows} rows for a chunk of {ROWS}", self.kind)),
-            None => Some(format!("{}{index}, not by key ({})", self.kind, plan.key.plain())),
-        })
+        let by_no_index = || format!("{}, not by key ({})", self.kind, plan.key.plain());
+        Ok(self.looks.is_empty().then(by_no_index))
     }
 
-    /// How many rows the planner expects of the index; none when the condition depends on other tables.
-    async fn estimate(&self, client: &Client, plan: &Plan) -> Result<Option<i64>, PlanError> {
+    /// How many entries the planner expects an index to yield: of one whose first column the condition does not bound, all that it has.
+    /// None when the condition depends on other tables.
+    async fn estimate(
+        &self,
+        client: &Client,
+        plan: &Plan,
+        (index, condition): (&str, &str),
+    ) -> Result<Option<i64>, PlanError> {
+        let lookup = |error| PlanError::Statement("look up an index", error);
+        let sql = "select c.reltuples::float8,
+                          (select a.attname::text from pg_catalog.pg_attribute a where a.attrelid = i.indrelid and a.attnum = i.indkey[0])
+                     from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
+                    where i.indrelid = pg_catalog.to_regclass($1) and c.relname = $2";
+        let params: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&self.table.to_string(), Type::TEXT), (&index, Type::TEXT)];
+        let found = client.query_typed(sql, &params).await.map_err(lookup)?;
+        let Some(found) = found.first() else { return Ok(None) };
+        // Below zero where nobody has counted yet.
+        let all = Some(found.get::<_, f64>(0)).filter(|all| *all >= 0.0).map(|all| all as i64);
+        let first: Option<String> = found.get(1);
+        let is_bounded =
+            first.is_some_and(|first| mentions(condition, self.alias, &Ident::new(first)));
+        if !is_bounded {
+            return Ok(all);
+        }
         let alias = Ident::new(self.alias);
-        let sql = format!("SELECT 1 FROM {} AS {alias} WHERE {}", self.table, self.condition);
+        let sql = format!("SELECT 1 FROM {} AS {alias} WHERE {condition}", self.table);
         match rehearse::planner_rows(client, plan, &sql).await {
-            Ok(rows) => Ok(Some(rows)),
+            Ok(rows) => Ok(Some(all.map_or(rows, |all| all.min(rows)))),
             Err(PlanError::Statement(_, error)) if error.as_db_error().is_some() => Ok(None),
             Err(error) => Err(error),
         }

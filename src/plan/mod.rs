@@ -49,7 +49,7 @@ use tree::Tree;
 use crate::db::{ConnectError, Session};
 use crate::diagnostic::Report;
 use crate::key::{Bound, Key};
-use crate::spec::{Spec, Verb};
+use crate::spec::Spec;
 use crate::sql::Ident;
 use crate::state::StoreError;
 use crate::undo::UndoMode;
@@ -131,6 +131,8 @@ pub struct Accepted {
     pub subscribers_prepared: bool,
     /// Nothing is going to be written: what only chunks must not do is no obstacle, and an index on what is left is a help.
     pub only_reads: bool,
+    /// A run of it has begun: a way to the rows that is not the key's is a warning, for the run must be able to come to its end.
+    pub goes_on: bool,
 }
 
 /// The server's facts, or why it cannot be worked on.
@@ -165,7 +167,8 @@ impl Plan {
         }
         let (key, index) =
             choose_key(&table, spec).map_err(|refusal| PlanError::Refused(vec![refusal]))?;
-        let misled = operators::refusal(client, &session, (table.oid, &index.name), &server.role);
+        let misled =
+            operators::refusal(client, &session, (table.oid, &index.name), Some(&server.role));
         if let Some(refusal) = misled.await? {
             return Err(PlanError::Refused(vec![refusal]));
         }
@@ -236,6 +239,11 @@ impl Plan {
             plan.hot_blockers.is_empty() && plan.way.striping.is_none(),
         ));
         match guard::guard(client, &plan).await? {
+            Some(refusal) if accepted.goes_on => {
+                plan.warnings.push(format!("{}: {}; {}", refusal.what, refusal.why, refusal.mend));
+                tracing::warn!("{}: {}", refusal.what, refusal.why);
+                Ok(plan)
+            }
             Some(refusal) => Err(PlanError::Refused(vec![refusal])),
             None => Ok(plan),
         }
@@ -265,7 +273,7 @@ impl Plan {
 
     /// Whether it writes only where there is nothing, so that it can be run at any time.
     pub fn only_fills(&self) -> bool {
-        self.spec.columns().iter().all(|(_, verb)| *verb == Verb::Fill)
+        self.spec.only_fills()
     }
 
     /// A query that yields a row while something is left to do; none when the data cannot tell.

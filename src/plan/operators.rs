@@ -11,8 +11,8 @@ use crate::db::Session;
 use crate::db::session::Bounds;
 use crate::sql::Ident;
 
-/// The first operator of an index ($2) of a table ($1) that its sign does not lead to: column, type, schema, sign, whether it is out of
-/// reach. One within reach is hidden by another that fits the column's type better.
+/// The first operator of an index ($2) of a table ($1) that its sign does not lead to, or need not: column, type, schema, sign, whether it
+/// is out of reach. One within reach is hidden by another that fits the column's type better.
 const MISLED: &str = "select a.attname::text, pg_catalog.format_type(a.atttypid, null), n.nspname::text, o.oprname::text,
                              not pg_catalog.pg_operator_is_visible(o.oid)
                         from pg_catalog.pg_index i
@@ -28,6 +28,10 @@ const MISLED: &str = "select a.attname::text, pg_catalog.format_type(a.atttypid,
                        where i.indrelid = $1 and ic.relname = $2 and k.ord <= i.indnkeyatts
                          and (o.oprname <> (array['<', '<=', '=', '>=', '>'])[s.amopstrategy]
                               or not pg_catalog.pg_operator_is_visible(o.oid)
+                              -- A domain is no enum to an operator of enums, so that a cast leads elsewhere.
+                              or t.typtype = 'd' and c.opcintype in ('anyenum'::regtype, 'anyarray'::regtype, 'anyrange'::regtype)
+                                 and exists (select from pg_catalog.pg_cast implicit
+                                              where implicit.castsource = t.typbasetype and implicit.castcontext = 'i')
                               or exists (select from pg_catalog.pg_operator x
                                           where x.oprname = o.oprname and x.oid <> o.oid and x.oprleft = x.oprright
                                             and x.oprleft in (a.atttypid, t.typbasetype) and pg_catalog.pg_operator_is_visible(x.oid)))
@@ -40,19 +44,19 @@ impl Plan {
         client: &Client,
         session: &Session,
     ) -> Result<(), PlanError> {
-        match refusal(client, session, (self.table.oid, &self.index), &self.server.role).await? {
+        match refusal(client, session, (self.table.oid, &self.index), None).await? {
             Some(refusal) => Err(PlanError::Refused(vec![refusal])),
             None => Ok(()),
         }
     }
 }
 
-/// Why a session cannot compare keys as an index, given with its table, sorts them.
+/// Why a session cannot compare keys as an index, given with its table, sorts them. A session that is not pinned yet is that of a role.
 pub(super) async fn refusal(
     client: &Client,
     session: &Session,
     (table, index): (u32, &str),
-    role: &str,
+    role: Option<&str>,
 ) -> Result<Option<Refusal>, PlanError> {
     let lookup = |error| PlanError::Statement("look up the key's operators", error);
     session.begin_read_only(client, Bounds::LOOKUP).await.map_err(lookup)?;
@@ -61,20 +65,26 @@ pub(super) async fn refusal(
     let rows = rows.map_err(lookup)?;
     let Some(row) = rows.first() else { return Ok(None) };
     let text = |i: usize| row.get::<_, String>(i);
-    let (column, type_name, schema, sign) = (text(0), text(1), text(2), text(3));
+    let (column, type_name, sign) = (text(0), text(1), text(3));
+    let schema = Ident::new(text(2)).to_string();
     let path = &session.search_path;
     let what = format!(
         "with `search_path = {path}`, `{sign}` on key column `{column}` ({type_name}) is not the operator that index {index} sorts by"
     );
-    let mend = match row.get(4) {
-        true => {
-            let (role, schema) = (Ident::new(role), Ident::new(schema));
-            format!(
-                "ALTER ROLE {role} SET search_path = {}{schema};  -- the operators of {type_name} are there",
-                if path.trim().is_empty() { String::new() } else { format!("{path}, ") }
-            )
-        }
-        false => "cut by another unique index: name its columns with `key = […]`".to_owned(),
+    let is_empty = matches!(path.trim(), "" | "\"\"");
+    let longer = if is_empty { schema.clone() } else { format!("{path}, {schema}") };
+    let mend = match (row.get(4), role) {
+        (true, Some(role)) => format!(
+            "the operators of {type_name} are in {schema}: PGOPTIONS=\"-c search_path={}\" for this one; or for all that the role does, \
+             ALTER ROLE {} SET search_path = {longer};",
+            longer.replace(' ', "").replace('"', "\\\""),
+            Ident::new(role),
+        ),
+        (true, None) => format!(
+            "the run keeps the search_path that it began with, so move the operators into a schema of it (ALTER EXTENSION … SET SCHEMA …); \
+             they are in {schema} now"
+        ),
+        (false, _) => "cut by another unique index: name its columns with `key = […]`".to_owned(),
     };
     Ok(Some(Refusal::new(what, "chunks would skip rows", mend)))
 }

@@ -57,7 +57,7 @@ impl Plan {
         match choose_key(&table, spec) {
             Ok((_, index)) => {
                 let index = (table.oid, index.name.as_str());
-                let misled = operators::refusal(client, &session, index, &server.role);
+                let misled = operators::refusal(client, &session, index, None);
                 refusals.extend(misled.await?);
             }
             Err(refusal) => refusals.push(refusal),

@@ -296,8 +296,8 @@ impl Builder<'_> {
     }
 
     /// Every n-th key behind the last cut, each found from the one before by an offset inside the index: no entry is carried
-    /// further than its page, which a window function over all of them would do at five times the cost. The ceiling is no condition of the
-    /// walk: an index of several columns would be read on behind it, to the end of the leading value.
+    /// further than its page, which a window function over all of them would do at five times the cost. Only the ceiling's leading value is a
+    /// condition of the walk: with all of it an index of several columns would be read on behind it, to the end of that value.
     fn boundaries(&self) -> ByRange {
         let name = self.name();
         let columns = self.key.columns_sql(name);
@@ -310,17 +310,17 @@ impl Builder<'_> {
         let table = self.target();
         self.by_range(|form| {
             let form = form.whole();
-            let behind = self.behind(form);
+            let (within, upto) = self.walked(form);
             let (ceiling, params) = self.ceiling_of(form);
             let (size, count) = (params + 1, params + 2);
             let (labels, from_last) = (list(""), list("backfill_boundary."));
             format!(
                 "WITH RECURSIVE backfill_boundary (depth, {labels}) AS (\n  \
-                 (SELECT 1, {columns} FROM {table}{behind} ORDER BY {order} OFFSET ${size} - 1 LIMIT 1)\n  \
+                 (SELECT 1, {columns} FROM {table} WHERE {within} ORDER BY {order} OFFSET ${size} - 1 LIMIT 1)\n  \
                  UNION ALL\n  \
                  SELECT backfill_boundary.depth + 1, next.* FROM backfill_boundary,\n         \
                  LATERAL (SELECT {columns} FROM {table}\n                   \
-                 WHERE ({columns}) > ({from_last}) AND {name}.{leading} >= backfill_boundary.c1\n                   \
+                 WHERE ({columns}) > ({from_last}) AND {name}.{leading} >= backfill_boundary.c1 AND {upto}\n                   \
                  ORDER BY {order} OFFSET ${size} - 1 LIMIT 1) AS next\n   \
                  WHERE backfill_boundary.depth < ${count} AND ({from_last}) < ({ceiling}))\n\
                  SELECT ARRAY[{texts}], ({labels}) = ({ceiling}) FROM backfill_boundary WHERE ({labels}) <= ({ceiling}) ORDER BY depth",
@@ -338,12 +338,12 @@ impl Builder<'_> {
         let table = self.target();
         self.by_range(|form| {
             let form = form.whole();
-            let behind = self.behind(form);
+            let (within, _) = self.walked(form);
             let (ceiling, params) = self.ceiling_of(form);
             format!(
                 "SELECT {key}, backfill_entries, ({columns}) = ({ceiling})\n  \
                  FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS backfill_entry, count(*) OVER () AS backfill_entries\n          \
-                 FROM (SELECT {columns} FROM {table}{behind} ORDER BY {order} LIMIT ${limit}) AS {name}\n         \
+                 FROM (SELECT {columns} FROM {table} WHERE {within} ORDER BY {order} LIMIT ${limit}) AS {name}\n         \
                  WHERE ({columns}) <= ({ceiling})) AS {name}\n \
                  WHERE backfill_entry = backfill_entries",
                 limit = params + 1,
@@ -351,12 +351,15 @@ impl Builder<'_> {
         })
     }
 
-    /// The lower end of a range as a WHERE clause.
-    fn behind(&self, form: Form) -> String {
-        if !form.has_after {
-            return String::new();
+    /// The condition of a walk over a range: its lower end, and the leading value of its upper one, which is also given by itself.
+    fn walked(&self, form: Form) -> (String, String) {
+        let leading = &self.key.columns[0];
+        let at = self.key.range_params(form) - self.key.columns.len() + 1;
+        let upto = format!("{}.{} <= ${at}::{}", self.name(), leading.name, leading.type_sql);
+        match form.has_after {
+            true => (format!("{} AND {upto}", self.key.behind_sql(self.name(), 1)), upto),
+            false => (upto.clone(), upto),
         }
-        format!(" WHERE {}", self.key.behind_sql(self.name(), 1))
     }
 
     /// The ceiling as values, and how many parameters a range has: the ceiling is its upper end.

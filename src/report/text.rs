@@ -129,6 +129,14 @@ impl Report {
             "succeeded" if self.rows_quarantined > 0 => {
                 Some(format!("mend the rows set aside, then: backfill retry {name}"))
             }
+            "succeeded"
+                if self.direction == "reverse"
+                    && self.passed_over.iter().any(|passed| passed.is_there) =>
+            {
+                Some(format!(
+                    "attach what was passed over and give it back with `backfill retry {name}`, or let it go; only then: backfill prune {name}"
+                ))
+            }
             "succeeded" if self.direction == "reverse" => Some(format!(
                 "drop what it kept: backfill prune {name}  (or run it once more: backfill run {name})"
             )),

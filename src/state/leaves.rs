@@ -19,6 +19,8 @@ pub struct Passed {
     pub chunks: i64,
     /// Whether it is a part of the table again, so that its rows are left to do.
     pub is_part_again: bool,
+    /// Whether it is still there, as a part or not.
+    pub is_there: bool,
 }
 
 impl Store {
@@ -46,13 +48,19 @@ impl Store {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Partitions new since a run began that hold keys of leaves that were passed over: rows may have been moved there, and nobody can tell
-    /// whether they are done.
+    /// Partitions that hold rows of leaves that are no part of the table any more: nobody can tell whether they are done, or done twice.
     pub async fn strays(&self, client: &Client, run_id: i64) -> Result<Vec<String>> {
         let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
         let rows =
             self.rows(client, "look for rows that were moved", &self.sql.strays, &params).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Takes somebody's word for the rows that may have been moved, and for what was passed over.
+    pub async fn accept_moved(&self, client: &Client, run_id: i64, word: &str) -> Result<()> {
+        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&word, Type::TEXT)];
+        let sql = &self.sql.accept_moved;
+        self.rows(client, "accept what was passed over", sql, &params).await.map(drop)
     }
 
     /// Leaves of a run that were passed over, in its order.
@@ -65,6 +73,7 @@ impl Store {
             table: row.get(1),
             chunks: row.get(2),
             is_part_again: row.get(3),
+            is_there: row.get(4),
         };
         Ok(rows.iter().map(read).collect())
     }

@@ -98,6 +98,7 @@ macro_rules! statements {
 }
 
 statements!(
+    accept_moved,
     accept_spec,
     begin_epoch,
     chunk_cover,

@@ -85,6 +85,42 @@ fn pause_and_resume_from_another_terminal() {
     db.backfill(&["resume"]).exits(0).says("nothing is unfinished");
 }
 
+/// What half a run has written is not written once more, whoever asks for it in passing.
+#[test]
+fn half_a_set_is_taken_back_before_it_is_run_again() {
+    let db = Db::found();
+    db.sql.run(
+        "create table t (id bigint primary key, n int not null default 0);
+         insert into t select i from generate_series(1, 20000) i; analyze t",
+    );
+    db.spec(
+        "add",
+        "table = \"t\"\n[[rule]]\nset = { n = \"n + 1\" }\n[limits]\nchunk_rows_max = 200\n",
+    );
+    let run = db.start(&["run", "add", "--rate", "5000 rows/s"]);
+    wait_for("chunks are done", || db.chunks_done() > 5);
+    db.backfill(&["cancel", "add"]).exits(0);
+    run.wait();
+    let refused = db.backfill(&["run", "add"]).exits(3);
+    refused.says("was cancelled half-way: it has written").says("backfill reverse add");
+    db.backfill(&["resume", "add"]).exits(3).says("take back what it wrote");
+    db.backfill(&["verify", "add"]).exits(6).prints("run 1 is cancelled");
+    let run = db.start(&["reverse", "add", "--rate", "500 rows/s"]);
+    wait_for("chunks are given back", || {
+        db.sql.number("select count(*) from backfill.chunk where run_id = 2 and state = 'done'") > 0
+    });
+    db.backfill(&["cancel", "add"]).exits(0);
+    run.wait();
+    let refused = db.backfill(&["run", "add"]).exits(3);
+    assert!(!refused.stderr.contains("--again"), "{}", refused.stderr);
+    db.backfill(&["verify", "add"]).exits(6).prints("next: backfill reverse add");
+    db.backfill(&["reverse", "add"]).exits(0);
+    db.backfill(&["verify", "add"]).exits(6).prints("it was taken back by run 3");
+    db.backfill(&["run", "add"]).exits(0);
+    db.backfill(&["verify", "add"]).exits(0);
+    assert_eq!(db.sql.rows("select n, count(*) from t group by n"), [["1", "20000"]]);
+}
+
 #[test]
 fn cancel_ends_a_run_for_good() {
     let db = Db::found();

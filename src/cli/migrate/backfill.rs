@@ -33,7 +33,7 @@ pub(super) async fn start(
         client,
         &spec,
         ctx.store.schema(),
-        Accepted { subscribers_prepared: true, only_reads: true },
+        Accepted { subscribers_prepared: true, only_reads: true, ..Accepted::default() },
     )
     .await?;
     let newest = ctx.newest_run(client, name).await?;

@@ -6,7 +6,7 @@ use deadpool_postgres::Object;
 
 use super::super::context::Context;
 use super::super::failure::{Failure, statement};
-use super::super::verify::do_the_rest;
+use super::super::verify::{after_end, do_the_rest};
 use crate::db::lock;
 use crate::event::{count, duration};
 use crate::migrate::requirement::{Level, Requirement};
@@ -41,7 +41,7 @@ pub(super) async fn judge(
 ) -> Result<Judgement, Failure> {
     let name = &demand.name;
     let spec = ctx.spec(name)?;
-    let accepted = Accepted { subscribers_prepared: true, only_reads: true };
+    let accepted = Accepted { subscribers_prepared: true, only_reads: true, ..Accepted::default() };
     let plan = Plan::make(client, &spec, ctx.store.schema(), accepted).await?;
     let table = plan.table.name.plain();
     if plan.ceiling.is_none() {
@@ -171,7 +171,7 @@ async fn by_data(
     if proof::is_left(client, plan, remaining).await.map_err(look())? {
         let next = match newest {
             None => format!("backfill run {name}"),
-            Some(_) => do_the_rest(name, plan),
+            Some(run) => after_end(run, plan).unwrap_or_else(|| do_the_rest(name, plan)),
         };
         return Ok(lacks(format!("rows of {table} are left to do"), next));
     }
@@ -202,7 +202,7 @@ async fn by_chunk_map(
         let strays = ctx.store.strays(client, run.run_id).await?;
         if !strays.is_empty() {
             let evidence = format!(
-                "{} may hold rows of a partition that run {} passed over",
+                "{} may hold rows that run {} missed or did twice",
                 strays.join(", "),
                 run.run_id
             );

@@ -146,10 +146,10 @@ begin
                 (select leaf.number from pg_catalog.unnest(run.leaves) with ordinality as leaf (relid, number)
                   where run.table_oid in (select a.relid from pg_catalog.pg_partition_ancestors(leaf.relid) as a)));
     if run.state = 'succeeded' and aside = 0 and open_chunks = 0 then
-        select pg_catalog.string_agg(s, ', ') into strays from {schema}.strays(run.run_id) as s;
+        select pg_catalog.string_agg(distinct s, ', ') into strays from {schema}.strays(run.run_id) as s where level = 'verified';
         if strays is not null then
             raise object_not_in_prerequisite_state using
-                message = pg_catalog.format('nobody can tell whether backfill %s is complete: %s may hold rows of a partition that run %s passed over',
+                message = pg_catalog.format('nobody can tell whether backfill %s is complete: %s may hold rows that run %s missed or did twice',
                                             backfill, strays, run.run_id),
                 hint = pg_catalog.format('See what to do: backfill verify %s', backfill);
         end if;

@@ -11,8 +11,14 @@ alter table {schema}.run
 -- Done without a look, because its leaf was dropped or detached.
 alter table {schema}.chunk add column passed_over boolean not null default false;
 
--- Partitions that came to the table since a run began and hold keys of its chunks that were passed over. Such rows may have been moved
--- there from a partition that went away before its turn, and nobody can tell whether they are done.
+alter table {schema}.run
+    -- What the rows of each leaf had in common when the run began, as SQL.
+    add column leaf_bounds text[],
+    -- On whose word rows that may have been moved are left as they are.
+    add column moved_accepted text;
+
+-- Partitions that hold rows which belonged to a leaf of the run when it began and that leaf is no part of the table any more. Was it passed
+-- over, such rows may not be done; was it done and they lie in another leaf of the run now, they may be done twice. Nobody can tell.
 create function {schema}.strays(of_run bigint)
 returns setof text
 language plpgsql
@@ -24,48 +30,42 @@ set row_security = off
 as $body$
 declare
     run record;
-    came regclass;
-    passed record;
+    gone record;
     columns text;
-    behind text;
-    upto text;
-    is_there boolean;
+    ceiling text;
+    own text;
+    host oid;
 begin
-    select r.* into run from {schema}.run r where r.run_id = of_run and r.leaves is not null;
-    if not found or not exists (select from {schema}.chunk c where c.run_id = of_run and c.passed_over) then
+    select r.* into run from {schema}.run r where r.run_id = of_run and r.leaves is not null and r.moved_accepted is null;
+    if not found then
         return;
     end if;
     select pg_catalog.string_agg(pg_catalog.format('backfill_moved.%I', part->>0), ', ' order by place) into columns
       from pg_catalog.jsonb_array_elements(run.key) with ordinality as key (part, place);
-    for came in
-        select l.relid from pg_catalog.pg_partition_tree(run.table_oid) as l
-         where l.isleaf and not exists (select from pg_catalog.unnest(run.leaves) with ordinality as begun (relid, number)
-                                         where begun.relid = l.relid and run.leaf_ceilings->(begun.number::int - 1) <> 'null')
+    for gone in
+        select leaf.number, run.leaf_bounds[leaf.number] as bound, run.leaf_ceilings->(leaf.number::int - 1) as ceiling,
+               exists (select from {schema}.chunk c
+                        where c.run_id = of_run and c.passed_over and c.upto_key[1] = leaf.number::text) as was_passed_over
+          from pg_catalog.unnest(run.leaves) with ordinality as leaf (relid, number)
+         where not run.table_oid in (select a.relid from pg_catalog.pg_partition_ancestors(leaf.relid) as a)
+           and run.leaf_bounds[leaf.number] <> '' and run.leaf_ceilings->(leaf.number::int - 1) <> 'null'
     loop
-        for passed in
-            select distinct c.after_key[2:] as after_key, c.upto_key[2:] as upto_key
-              from {schema}.chunk c
-             where c.run_id = of_run and c.passed_over
-               and not run.table_oid in (select a.relid from pg_catalog.pg_partition_ancestors(run.leaves[c.upto_key[1]::int]) as a)
-        loop
-            select pg_catalog.string_agg(pg_catalog.format('%L::%s', passed.after_key[place], part->>1), ', ' order by place),
-                   pg_catalog.string_agg(pg_catalog.format('%L::%s', passed.upto_key[place], part->>1), ', ' order by place)
-              into behind, upto
-              from pg_catalog.jsonb_array_elements(run.key) with ordinality as key (part, place);
-            behind := case when passed.after_key is null then 'true' else pg_catalog.format('(%s) > (%s)', columns, behind) end;
-            perform pg_catalog.set_config('search_path', run.session->>'search_path', true),
-                    pg_catalog.set_config('TimeZone', run.session->>'time_zone', true),
-                    pg_catalog.set_config('DateStyle', run.session->>'date_style', true),
-                    pg_catalog.set_config('IntervalStyle', run.session->>'interval_style', true);
-            execute pg_catalog.format('select exists (select from %s as backfill_moved where %s and (%s) <= (%s))',
-                                      came, behind, columns, upto) into is_there;
-            perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-            if is_there then
-                return next came::text;
-                exit;
-            end if;
-        end loop;
+        select pg_catalog.string_agg(pg_catalog.format('%L::%s', gone.ceiling->>(place::int - 1), part->>1), ', ' order by place) into ceiling
+          from pg_catalog.jsonb_array_elements(run.key) with ordinality as key (part, place);
+        own := case when gone.was_passed_over then 'true' else 'backfill_moved.tableoid = any ($1)' end;
+        perform pg_catalog.set_config('search_path', run.session->>'search_path', true),
+                pg_catalog.set_config('TimeZone', run.session->>'time_zone', true),
+                pg_catalog.set_config('DateStyle', run.session->>'date_style', true),
+                pg_catalog.set_config('IntervalStyle', run.session->>'interval_style', true);
+        -- Through the table, which a caller may read who may not read its partitions.
+        execute pg_catalog.format('select backfill_moved.tableoid from %s as backfill_moved where (%s) and (%s) <= (%s) and %s limit 1',
+                                  run.table_oid::regclass, gone.bound, columns, ceiling, own)
+           into host using run.leaves;
+        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        if host is not null then
+            return next host::regclass::text;
+        end if;
     end loop;
 end
 $body$;
-comment on function {schema}.strays(bigint) is 'partitions that may hold rows a run passed over';
+comment on function {schema}.strays(bigint) is 'partitions that may hold rows a run missed or did twice';

@@ -1,7 +1,7 @@
--- $1 run. Partitions with something in them that were not there or were empty when it began.
+-- $1 run that went leaf by leaf. Partitions with something in them that were not there or were empty when it began.
 select l.relid::pg_catalog.regclass::text
   from {schema}.run r, pg_catalog.pg_partition_tree(r.table_oid) l
- where r.run_id = $1 and l.isleaf and pg_catalog.pg_relation_size(l.relid) > 0
+ where r.run_id = $1 and r.leaves is not null and l.isleaf and pg_catalog.pg_relation_size(l.relid) > 0
    and not exists (select from unnest(r.leaves) with ordinality as begun (relid, number)
                     where begun.relid = l.relid and r.leaf_ceilings->(begun.number::int - 1) <> 'null')
  order by 1

@@ -1,2 +1,2 @@
--- $1 run. Partitions that may hold rows of others that went away before their turn.
-select strays from {schema}.strays($1)
+-- $1 run. Partitions that may hold rows of others that went away.
+select distinct strays from {schema}.strays($1) order by 1
