@@ -172,7 +172,9 @@ impl Campaign {
             let seconds = self.rng.f64() * 3.0 + 0.7;
             let rate = format!("{} rows/s", (f64::from(history.rows) / seconds) as u32);
             let has_link = self.standby.is_none() && self.rng.bool();
-            let mut runner = self.start(&[verb, "job", "--rate", &rate], has_link);
+            let arguments: Vec<&str> =
+                verb.iter().copied().chain(["job", "--rate", &rate]).collect();
+            let mut runner = self.start(&arguments, has_link);
             while left > 0 && !runner.is_over() {
                 std::thread::sleep(Duration::from_millis(self.rng.u64(10..600)));
                 if runner.is_over() {
@@ -200,21 +202,22 @@ impl Campaign {
     }
 
     /// The next command on the way forward or back; none at the end of it.
-    fn next_verb(&mut self, is_back: bool) -> Result<Option<&'static str>, String> {
+    fn next_verb(&mut self, is_back: bool) -> Result<Option<&'static [&'static str]>, String> {
         let there = "select to_regclass('backfill.run') is not null";
         if self.rows(there)?[0][0] != "t" {
-            return Ok(Some("run"));
+            return Ok(Some(&["run"]));
         }
         let newest = "select direction, state from backfill.run order by run_id desc limit 1";
         let newest = self.rows(newest)?;
-        let Some(newest) = newest.first() else { return Ok(Some("run")) };
+        let Some(newest) = newest.first() else { return Ok(Some(&["run"])) };
         Ok(match (newest[0].as_str(), newest[1].as_str(), is_back) {
             ("forward", "succeeded", false) | ("reverse", "succeeded", true) => None,
-            ("forward", "succeeded", true) | (_, "cancelled", true) => Some("reverse"),
+            ("forward", "succeeded", true) | (_, "cancelled", true) => Some(&["reverse"]),
             // What half a run wrote is given back first, so that nothing is added twice.
-            ("forward", "cancelled", false) | ("reverse", "cancelled", false) => Some("reverse"),
-            ("reverse", "succeeded", false) => Some("run"),
-            _ => Some("resume"),
+            ("forward", "cancelled", false) | ("reverse", "cancelled", false) => Some(&["reverse"]),
+            // Rows that the application took over meanwhile were left as they are, which is right here.
+            ("reverse", "succeeded", false) => Some(&["run", "--again"]),
+            _ => Some(&["resume"]),
         })
     }
 

@@ -49,10 +49,6 @@ pub(super) async fn run(
         if newest.is_reverse() {
             after_reverse(&newest, mode, spec.only_fills())?;
         }
-        let is_half = !newest.is_reverse() && newest.state == RunState::Cancelled;
-        if is_half && mode != Mode::StartAgain && !spec.only_fills() {
-            check_half(ctx, &client, &newest).await?;
-        }
         match (newest.state, mode) {
             _ if newest.is_reverse() => {}
             (RunState::Succeeded, Mode::StartOrContinue) => {
@@ -70,19 +66,23 @@ pub(super) async fn run(
             _ => {}
         }
     }
-    let (run, plan) = register(ctx, &client, &spec, flags).await?;
+    let (run, plan) = register(ctx, &client, &spec, flags, mode == Mode::StartAgain).await?;
     drive(ctx, client, Job { spec, plan }, run, flags, Next::Begin).await
 }
 
-/// Plans a run and writes it down, without a runner yet.
+/// Plans a run and writes it down, without a runner yet. Unless it is meant to be done `again`, no earlier run's rows may stand.
 pub(super) async fn register(
     ctx: &Context,
     client: &Object,
     spec: &Spec,
     flags: Flags,
+    again: bool,
 ) -> Result<(Run, Plan), Failure> {
     let name = spec.name.as_str();
     let plan = make_plan(ctx, client, spec, (flags, false)).await?;
+    if !again {
+        check_standing(ctx, client, spec, &plan).await?;
+    }
     ctx.store.install(client).await?;
     let ceiling = plan.run_ceiling();
     let (digest, me, table_name) = (spec.digest(), who(), plan.table.name.plain());
@@ -137,18 +137,51 @@ fn after_reverse(newest: &Run, mode: Mode, only_fills: bool) -> Result<(), Failu
     }
 }
 
-/// Half a run that was given up has written rows that `set` would write once more.
-async fn check_half(ctx: &Context, client: &Object, newest: &Run) -> Result<(), Failure> {
-    let written = ctx.store.sums(client, newest.run_id).await?.rows_done;
-    if written == 0 {
+/// What an earlier run wrote and nobody has taken back, `set` would write once more.
+async fn check_standing(
+    ctx: &Context,
+    client: &Object,
+    spec: &Spec,
+    plan: &Plan,
+) -> Result<(), Failure> {
+    if spec.only_fills() || !ctx.has_tables(client).await? {
         return Ok(());
     }
-    let (name, id) = (&newest.name, newest.run_id);
-    let rows = crate::event::count(written.unsigned_abs());
-    Err(Failure::refused(format!("run {id} of {name} was cancelled half-way: it has written {rows} rows, and `set` would write them once more"))
-        .hint(format!(
-            "take them back first with `backfill reverse {name}`; or, where writing them twice does no harm: `backfill run {name} --again`"
-        )))
+    let name = &spec.name;
+    let standing = ctx.store.standing(client, name, plan.table.oid).await?;
+    let Some(run) = standing.first() else { return Ok(()) };
+    let number = |n: i64| crate::event::count(n.unsigned_abs());
+    let (id, rows) = (run.run_id, number(run.rows));
+    let again = format!("where writing them once more does no harm: `backfill run {name} --again`");
+    let (what, hint) = match run.left_by {
+        Some(back) if run.leaves_left > 0 => (
+            format!(
+                "run {back}, which took run {id} back, passed over {} partitions that are still there",
+                run.leaves_left
+            ),
+            format!(
+                "attach them and give them back with `backfill retry {name}`, or drop them; {again}"
+            ),
+        ),
+        Some(back) => (
+            format!(
+                "run {back}, which took run {id} back, left {} rows as they were",
+                number(run.rows_left)
+            ),
+            format!("`backfill status {name}` names them; {again}"),
+        ),
+        None if run.is_reversible => (
+            format!("run {id} of {name} has written {rows} rows, and they stand"),
+            format!("take them back first with `backfill reverse {name} --run {id}`; {again}"),
+        ),
+        None => (
+            format!(
+                "run {id} of {name} has written {rows} rows, and nothing takes them back any more"
+            ),
+            format!("pick the rows that are left by `when` in a spec of its own; {again}"),
+        ),
+    };
+    Err(Failure::refused(format!("{what}: `set` would write them once more")).hint(hint))
 }
 
 pub(super) fn pinned<'a>(spec: &'a Spec, digest: &'a str, plan: &'a Plan) -> PinnedSpec<'a> {
@@ -207,7 +240,7 @@ pub(super) async fn resume(
                 }
                 (true, _) => format!("take the rest back with `backfill reverse {name}`"),
                 (false, _) => format!(
-                    "take back what it wrote with `backfill reverse {name}`, or start a new run with `backfill run {name}`"
+                    "take back what it wrote with `backfill reverse {name}`; then start a new run with `backfill run {name}`"
                 ),
             };
             Err(Failure::refused(message).hint(hint))

@@ -37,14 +37,26 @@ async fn accept(ctx: &Context, client: &Object, name: &str, reason: &str) -> Res
         return Err(Failure::usage("--accept-moved needs a reason, which is kept"));
     }
     let run = ctx.need_run(client, name).await?;
-    let is_any = !ctx.store.passed_leaves(client, run.run_id).await?.is_empty()
-        || !ctx.store.strays(client, run.run_id).await?.is_empty();
+    if run.is_reverse() {
+        let what = format!(
+            "run {} took {name} back, and what it passed over is given back by",
+            run.run_id
+        );
+        return Err(Failure::refused(format!("{what} `backfill retry {name}`"))
+            .hint("attach the partitions first"));
+    }
+    let passed = ctx.store.passed_leaves(client, run.run_id).await?;
+    let is_back = |passed: &&Passed| passed.is_part_again && run.undo.pruned_at.is_none();
+    if let Some(back) = passed.iter().find(is_back) {
+        return Err(Failure::refused(format!("{} is a part of the table again", back.table))
+            .hint(format!("do it first: backfill retry {name}")));
+    }
+    let is_any = !passed.is_empty() || !ctx.store.strays(client, run.run_id).await?.is_empty();
     if !run.state.is_final() || !is_any {
         let what = format!("run {} of {name} has passed nothing over that is in doubt", run.run_id);
         return Err(Failure::refused(what).hint(format!("backfill status {name}")));
     }
-    let word = format!("{}: {reason}", who());
-    ctx.store.accept_moved(client, run.run_id, &word).await?;
+    ctx.store.accept_moved(client, run.run_id).await?;
     Ok(ctx.store.log(client, run.run_id, &who(), "moved rows accepted", reason).await?)
 }
 
@@ -200,6 +212,16 @@ async fn by_chunk_map(ctx: &Context, client: &Object, name: &str) -> Result<Exit
         Installed::No => None,
         _ => ctx.newest_run(client, name).await?,
     };
+    // What a reverse run took back was not all that was done where an older run stands.
+    let standing =
+        match run.as_ref().filter(|run| run.is_reverse() && run.state == RunState::Succeeded) {
+            Some(run) => ctx.store.standing(client, name, run.table_oid).await?,
+            None => Vec::new(),
+        };
+    let run = match standing.iter().find(|run| run.left_by.is_none()) {
+        Some(whole) => Some(ctx.store.run(client, whole.run_id).await?),
+        None => run,
+    };
     let map = match &run {
         Some(run) => read_map(ctx, client, run).await?,
         None => Map {
@@ -261,7 +283,7 @@ async fn read_map(ctx: &Context, client: &Object, run: &Run) -> Result<Map, Fail
                 "{name} is not complete: run {id}, which took it back, was cancelled half-way\nnext: backfill reverse {name}"
             ),
             _ => format!(
-                "{name} is not complete: it was taken back by run {id}\nto do it once more: backfill run {name}"
+                "{name} is not complete: it was taken back by run {id}\nnext: backfill status {name}"
             ),
         };
         return Ok(Map { said, ..Map::default() });

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
-use tokio_postgres::config::{ChannelBinding, Host, LoadBalanceHosts, SslMode, TargetSessionAttrs};
+use tokio_postgres::config::{ChannelBinding, Host, SslMode, TargetSessionAttrs};
 
 use super::passfile::{self, Target};
 use super::tls::{TlsSettings, Verify};
@@ -340,8 +340,6 @@ fn apply_misc(
         None | Some("any") => {}
         Some("read-write" | "primary") => {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-            // Whichever writes is as good as another, and an old primary that comes back must not be the only one that is tried.
-            config.load_balance_hosts(LoadBalanceHosts::Random);
         }
         Some(other) => {
             let why = "a backfill writes: any, read-write or primary";

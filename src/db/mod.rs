@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod};
 use tokio_postgres::CancelToken;
+use tokio_postgres::config::LoadBalanceHosts;
 
 pub use conninfo::{ConnInfo, ConnInfoError};
 pub use error::{Class, classify, message};
@@ -25,6 +26,9 @@ pub use session::Session;
 
 /// How long to wait for a connection before saying so.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a new connection may take to answer the first question.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -44,12 +48,12 @@ pub enum ConnectError {
         #[source]
         source: tokio_postgres::Error,
     },
-    /// The server was a primary once, and another has taken its place since.
+    /// The server was a primary once, and another has taken its place since; or it does not answer.
     #[error("{target}: {what}")]
     Superseded {
         /// As above; of several hosts, all.
         target: String,
-        /// Which timelines.
+        /// Which timelines, or that it is silent.
         what: String,
     },
     /// No connection came free.
@@ -61,6 +65,8 @@ pub enum ConnectError {
 #[derive(Clone)]
 pub struct Database {
     pool: Pool,
+    /// The same hosts in any order: where the first one has been replaced, another is looked for.
+    others: Option<Pool>,
     info: ConnInfo,
     newest: Arc<timeline::Newest>,
 }
@@ -76,18 +82,14 @@ impl Database {
         size: usize,
         newest: Arc<timeline::Newest>,
     ) -> Result<Database, ConnectError> {
-        let tls = tls::connector(&info.tls)?;
-        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(info.config.clone(), tls, recycling);
-        let pool = Pool::builder(manager)
-            .max_size(size)
-            .runtime(deadpool_postgres::Runtime::Tokio1)
-            .wait_timeout(Some(CONNECT_TIMEOUT))
-            .create_timeout(Some(CONNECT_TIMEOUT))
-            .post_create(no_older_than(newest.clone()))
-            .build()
-            .map_err(|error| ConnectError::Tls(error.to_string()))?;
-        Ok(Database { pool, info, newest })
+        let pool = pool(&info, info.config.clone(), size, &newest)?;
+        let has_others = info.config.get_hosts().len() > 1;
+        let others = has_others.then(|| {
+            let mut config = info.config.clone();
+            config.load_balance_hosts(LoadBalanceHosts::Random);
+            self::pool(&info, config, size, &newest)
+        });
+        Ok(Database { pool, others: others.transpose()?, info, newest })
     }
 
     /// Other connections to the same database, at most `size`, which those of this pool cannot use up.
@@ -109,26 +111,41 @@ impl Database {
 
     /// Ends all connections that are not lent.
     pub fn close(&self) {
-        self.pool.close();
+        for pool in [Some(&self.pool), self.others.as_ref()].into_iter().flatten() {
+            pool.close();
+        }
     }
 
     /// Lends a connection.
     pub async fn get(&self) -> Result<Object, ConnectError> {
+        let mut got = self.get_from(&self.pool).await;
+        let Some(others) = &self.others else { return got };
+        for _ in 0..SHUFFLES {
+            if !matches!(got, Err(ConnectError::Superseded { .. })) {
+                break;
+            }
+            got = self.get_from(others).await;
+        }
+        got
+    }
+
+    async fn get_from(&self, pool: &Pool) -> Result<Object, ConnectError> {
         use deadpool_postgres::PoolError;
-        self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(source) => {
-                ConnectError::Refused { target: self.info.target(), source }
-            }
+        let target = || self.info.target();
+        pool.get().await.map_err(|error| match error {
+            PoolError::Backend(source) => ConnectError::Refused { target: target(), source },
             PoolError::PostCreateHook(HookError::Message(what)) => {
-                ConnectError::Superseded { target: self.info.target(), what: what.into_owned() }
+                ConnectError::Superseded { target: target(), what: what.into_owned() }
             }
-            _ => ConnectError::Timeout(self.info.target()),
+            _ => ConnectError::Timeout(target()),
         })
     }
 
     /// Allows at most `size` connections from here on.
     pub fn resize(&self, size: usize) {
-        self.pool.resize(size);
+        for pool in [Some(&self.pool), self.others.as_ref()].into_iter().flatten() {
+            pool.resize(size);
+        }
     }
 
     /// Host, port, database and user, for messages; never the password.
@@ -146,16 +163,45 @@ impl Database {
     }
 }
 
+/// Hosts tried in any order before giving up, where those in order lead to an old primary: with two of them one is missed in a thousand.
+const SHUFFLES: usize = 10;
+
+fn pool(
+    info: &ConnInfo,
+    config: tokio_postgres::Config,
+    size: usize,
+    newest: &Arc<timeline::Newest>,
+) -> Result<Pool, ConnectError> {
+    let tls = tls::connector(&info.tls)?;
+    let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    Pool::builder(Manager::from_config(config, tls, recycling))
+        .max_size(size)
+        .runtime(deadpool_postgres::Runtime::Tokio1)
+        .wait_timeout(Some(CONNECT_TIMEOUT))
+        .create_timeout(Some(CONNECT_TIMEOUT))
+        .post_create(no_older_than(newest.clone()))
+        .build()
+        .map_err(|error| ConnectError::Tls(error.to_string()))
+}
+
 /// Refuses a primary that another one has replaced: what is written there is lost.
 fn no_older_than(newest: Arc<timeline::Newest>) -> Hook {
     Hook::async_fn(move |client, _| {
         let newest = newest.clone();
         Box::pin(async move {
-            let Some(found) = timeline::of(client).await else { return Ok(()) };
+            // Outside of the pool's own time for making a connection. Nothing is under way on it yet.
+            let asked = tokio::select! {
+                asked = timeline::of(client) => asked,
+                () = tokio::time::sleep(ANSWER_MAX) => {
+                    return Err(HookError::message("a connection was made and does not answer"));
+                }
+            };
+            let Some(found) = asked else { return Ok(()) };
             match newest.supersedes(found) {
                 None => Ok(()),
                 Some(newer) => Err(HookError::message(format!(
-                    "an old primary has come back (timeline {found}; the one that took its place writes {newer})"
+                    "an old primary has come back (timeline {found}; the one that took its place writes {newer}); take it out of the URL, \
+                     or start anew if this is a server of its own"
                 ))),
             }
         })

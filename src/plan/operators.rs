@@ -75,9 +75,9 @@ pub(super) async fn refusal(
     let longer = if is_empty { schema.clone() } else { format!("{path}, {schema}") };
     let mend = match (row.get(4), role) {
         (true, Some(role)) => format!(
-            "the operators of {type_name} are in {schema}: PGOPTIONS=\"-c search_path={}\" for this one; or for all that the role does, \
+            "the operators of {type_name} are in {schema}: PGOPTIONS={} for this one; or for all that the role does, \
              ALTER ROLE {} SET search_path = {longer};",
-            longer.replace(' ', "").replace('"', "\\\""),
+            option(&longer),
             Ident::new(role),
         ),
         (true, None) => format!(
@@ -87,4 +87,22 @@ pub(super) async fn refusal(
         (false, _) => "cut by another unique index: name its columns with `key = […]`".to_owned(),
     };
     Ok(Some(Refusal::new(what, "chunks would skip rows", mend)))
+}
+
+/// A search path as a value for `PGOPTIONS`, quoted for a shell. The server takes a blank as the end of an option unless a backslash
+/// stands before it.
+fn option(path: &str) -> String {
+    let blanks = path.replace('\\', "\\\\").replace(", ", ",").replace(' ', "\\ ");
+    format!("'-c search_path={}'", blanks.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_survives_shell_and_server() {
+        assert_eq!(option(r#""$user", public, "ext""#), r#"'-c search_path="$user",public,"ext"'"#);
+        assert_eq!(option(r#"public, "my it's""#), r#"'-c search_path=public,"my\ it'\''s"'"#);
+    }
 }

@@ -103,6 +103,23 @@ impl Conflict {
     }
 }
 
+/// A forward run whose rows stand.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// The run.
+    pub run_id: i64,
+    /// Rows that it wrote.
+    pub rows: i64,
+    /// Whether what takes them back is there.
+    pub is_reversible: bool,
+    /// The reverse run that left some of them.
+    pub left_by: Option<i64>,
+    /// Rows that it left: in conflict, or set aside.
+    pub rows_left: i64,
+    /// Partitions that it passed over and that are still there.
+    pub leaves_left: i64,
+}
+
 impl Images {
     /// The statements that create table and types; private to this role. `lz4` where the server was built with it.
     pub fn ddl(&self, fields: &[Field], comment: &str, lz4: bool) -> String {
@@ -268,6 +285,22 @@ impl Store {
         let rows =
             self.rows(client, "list runs to take back", &self.sql.list_reversible, &params).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Forward runs of a name on a table whose rows stand: they were not taken back, or not all of them; newest first.
+    pub async fn standing(&self, client: &Client, name: &str, table: u32) -> Result<Vec<Standing>> {
+        let params: [Param<'_>; 2] = [(&name, Type::TEXT), (&table, Type::OID)];
+        let sql = &self.sql.list_standing;
+        let rows = self.rows(client, "list runs whose rows stand", sql, &params).await?;
+        let read = |row: &Row| Standing {
+            run_id: row.get(0),
+            rows: row.get(1),
+            is_reversible: row.get(2),
+            left_by: row.get(3),
+            rows_left: row.get(4),
+            leaves_left: row.get(5),
+        };
+        Ok(rows.iter().map(read).collect())
     }
 
     /// Drops the before-images of a run and says so in its record, in one transaction.

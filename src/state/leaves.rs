@@ -57,8 +57,8 @@ impl Store {
     }
 
     /// Takes somebody's word for the rows that may have been moved, and for what was passed over.
-    pub async fn accept_moved(&self, client: &Client, run_id: i64, word: &str) -> Result<()> {
-        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&word, Type::TEXT)];
+    pub async fn accept_moved(&self, client: &Client, run_id: i64) -> Result<()> {
+        let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
         let sql = &self.sql.accept_moved;
         self.rows(client, "accept what was passed over", sql, &params).await.map(drop)
     }

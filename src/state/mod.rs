@@ -18,6 +18,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 pub use chunk::{Chunk, Claim, Cover, Cut, Done, Mark, Quarantined, Sums};
+pub use images::Standing;
 pub use images::{Conflict, Field, FieldType, Images, Side};
 pub use leaves::Passed;
 pub use records::{Actor, LogLine, NewRun, NewUndo, PinnedSpec};
@@ -124,6 +125,7 @@ statements!(
     list_quarantined,
     list_reversible,
     list_revision_log,
+    list_standing,
     list_to_take_back,
     list_unfinished,
     load_gates,

@@ -133,9 +133,18 @@ pub fn start(
         while !sender.is_closed() {
             let begun = Instant::now();
             if connection.as_ref().is_none_or(|held| held.is_closed()) {
-                connection = database.get().await.ok();
-                if let Some(held) = &connection {
-                    is_first |= !memory.meet(timeline::of(held).await);
+                let met = async {
+                    let held = database.get().await.ok()?;
+                    let timeline = timeline::of(&held).await;
+                    Some((held, timeline))
+                };
+                let met = tokio::select! {
+                    met = met => met,
+                    () = tokio::time::sleep(PATIENCE) => None,
+                };
+                if let Some((held, timeline)) = met {
+                    is_first |= !memory.meet(timeline);
+                    connection = Some(held);
                 }
             }
             if let Some(held) = &connection {

@@ -102,7 +102,7 @@ fn half_a_set_is_taken_back_before_it_is_run_again() {
     db.backfill(&["cancel", "add"]).exits(0);
     run.wait();
     let refused = db.backfill(&["run", "add"]).exits(3);
-    refused.says("was cancelled half-way: it has written").says("backfill reverse add");
+    refused.says("run 1 of add has written").says("backfill reverse add --run 1");
     db.backfill(&["resume", "add"]).exits(3).says("take back what it wrote");
     db.backfill(&["verify", "add"]).exits(6).prints("run 1 is cancelled");
     let run = db.start(&["reverse", "add", "--rate", "500 rows/s"]);
@@ -119,6 +119,28 @@ fn half_a_set_is_taken_back_before_it_is_run_again() {
     db.backfill(&["run", "add"]).exits(0);
     db.backfill(&["verify", "add"]).exits(0);
     assert_eq!(db.sql.rows("select n, count(*) from t group by n"), [["1", "20000"]]);
+
+    // What is taken back on top of a run leaves that run's rows as they are.
+    db.backfill(&["run", "add", "--again"]).exits(0);
+    db.backfill(&["reverse", "add"]).exits(0);
+    db.backfill(&["verify", "add"]).exits(0).prints("verified by its chunk map");
+    for flags in [&["run", "add"][..], &["run", "add", "--resume"]] {
+        let refused = db.backfill(flags).exits(3);
+        assert!(
+            refused.stderr.contains("--run 4") || refused.stderr.contains("taken back"),
+            "{}",
+            refused.stderr
+        );
+    }
+    // Nor does a row that the application changed go back.
+    db.sql.run("update t set n = n + 10 where id = 7");
+    db.backfill(&["reverse", "add", "--run", "4"]).exits(5);
+    db.backfill(&["run", "add"]).exits(3).says("left 1 rows as they were");
+    db.backfill(&["run", "add", "--again"]).exits(0);
+    assert_eq!(
+        db.sql.rows("select n, count(*) from t group by n order by n"),
+        [["1", "19999"], ["12", "1"]]
+    );
 }
 
 #[test]

@@ -714,6 +714,30 @@ fn the_way_back_gives_back_what_all_runs_wrote() {
     run.kill();
 }
 
+/// What `run` refuses, an upgrade does not do in passing: a large backfill is only written down by it.
+#[test]
+fn an_upgrade_does_not_start_a_backfill_over_half_a_run() {
+    let db = Db::found();
+    db.sql.run(
+        "create table t (id bigint primary key, n int not null default 0);
+         insert into t select i from generate_series(1, 20000) i; analyze t",
+    );
+    db.spec(
+        "add",
+        "table = \"t\"\n[[rule]]\nset = { n = \"n + 1\" }\n[limits]\nchunk_rows_max = 200\n",
+    );
+    revision(&db, 1, "aaaa", "-- revises: base\n-- backfill: add\n");
+    let run = db.start(&["run", "add", "--rate", "5000 rows/s"]);
+    wait_for("chunks are done", || db.chunks_done() > 5);
+    db.backfill(&["cancel", "add"]).exits(0);
+    run.wait();
+    db.backfill(&["migrate", "upgrade"]).exits(3).says("run 1 of add has written");
+    db.backfill(&["reverse", "add"]).exits(0);
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    db.backfill(&["resume", "add"]).exits(0);
+    assert_eq!(db.sql.rows("select n, count(*) from t group by n"), [["1", "20000"]]);
+}
+
 #[test]
 fn a_contract_that_was_interrupted_goes_on_though_its_demand_cannot_be_asked_again() {
     let db = Db::found();

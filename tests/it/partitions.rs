@@ -121,7 +121,7 @@ fn leaves_that_are_renamed_detached_dropped_and_attached_meanwhile() {
     let verified = db.backfill(&["verify", "set"]).exits(0);
     let verified = verified
         .prints("partitions that were not there or were empty when it began are not looked at")
-        .prints("late, t_6");
+        .prints("public.late, public.t_6");
     verified
         .prints("public.t_4 was passed over: it is no part")
         .prints("a partition that was dropped was passed over");
@@ -199,6 +199,30 @@ fn rows_that_moved_into_a_leaf_of_the_run_are_in_doubt() {
     assert_eq!(db.sql.number("select count(*) from t where n = 2"), 3_000);
     let verified = db.backfill(&["verify", "set"]).exits(6);
     verified.prints("public.t_rest may hold rows of a partition that went away");
+}
+
+/// The default partition loses a part of its rows to a new one before its turn.
+#[test]
+fn rows_that_left_the_default_partition_are_in_doubt() {
+    let db = Db::found();
+    table(&db, 3_000, "");
+    db.sql.run("create table t_rest partition of t default; insert into t select i, 9 + i % 2 from generate_series(1, 500) i; analyze t");
+    db.spec("set", &format!("{SET}[limits]\nchunk_rows_max = 200\n"));
+    stop_in_the_second_leaf(&db, "set");
+    db.sql.run(
+        "begin; alter table t detach partition t_rest; create table t_9 partition of t for values in (9);
+         insert into t select * from t_rest where part = 9; delete from t_rest where part = 9;
+         alter table t attach partition t_rest default; commit",
+    );
+    db.backfill(&["resume", "set"]).exits(0);
+    let verified = db.backfill(&["verify", "set"]).exits(6);
+    verified.prints("public.t_9 may hold rows of a partition that went away");
+    // What is moved after the end has been done.
+    db.backfill(&["verify", "set", "--accept-moved", "t_9 is next"]).exits(0);
+    db.sql.run("alter table t detach partition t_2; insert into t select * from t_2");
+    db.backfill(&["verify", "set"]).exits(0);
+    db.sql.run("alter table t rename part to p; drop table t_3");
+    db.backfill(&["verify", "set"]).exits(0);
 }
 
 /// What a run kept is dropped, so that it may write no more: a partition that is back, or a row that was mended, is left as it is.

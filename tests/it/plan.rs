@@ -137,7 +137,7 @@ fn a_key_whose_operators_are_out_of_reach_is_refused() {
     assert_eq!(db.sql.number("select count(*) from t where v is null"), 5);
     db.backfill(&["run", "fill"])
         .exits(3)
-        .says("PGOPTIONS=\"-c search_path=\\\"$user\\\",public,\\\"ext\\\"\"");
+        .says("PGOPTIONS='-c search_path=\"$user\",public,\"ext\"'");
     let mut again = db.command(&["run", "fill"]);
     again.env("PGOPTIONS", "-c search_path=\"$user\",public,\"ext\"");
     assert!(again.status().unwrap().success());

@@ -47,7 +47,8 @@ pub(super) async fn start(
             return Ok(exit);
         }
     } else if mode != run::Mode::StartOrContinue {
-        let (run, _) = run::register(ctx, client, &spec, start_flags()).await?;
+        let (run, _) =
+            run::register(ctx, client, &spec, start_flags(), mode == run::Mode::StartAgain).await?;
         say(&format!(
             "  run {} of {name} is started; it is worked by: backfill resume {name}",
             run.run_id

@@ -3,8 +3,6 @@ insert into {schema}.run
      session, table_rows_estimate, created_by, undo, undo_columns, verify_query,
      leaves, leaf_ceilings, leaf_bounds)
 values ($1, 'forward', 'running', $2, $3, $4::jsonb, $5, $5 is null, $6, $7, $8, $9, $10::jsonb, $11, $12, $13, $14::jsonb, $15, $16, $17::jsonb,
-        -- A default partition without siblings takes every row: of that there is nothing to say.
-        (select array_agg(coalesce(pg_catalog.pg_get_partition_constraintdef(l.oid), '') order by l.place)
-           from unnest($16::oid[]) with ordinality as l (oid, place)))
+        {schema}.leaf_bounds($3, $16::oid[]))
 on conflict (name) where state not in ('cancelled', 'succeeded') do nothing
 returning run_id
