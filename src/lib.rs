@@ -43,6 +43,7 @@
 //!     an interruption; what nobody can look up is asked.
 //! 14. No statement queues for a strong lock behind an old transaction, and none without a timeout. A gate is measured from the data.
 
+pub mod mutation;
 pub mod sql;
 pub mod key;
 pub mod event;

@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 use super::context::{Context, host};
 use super::failure::{Failure, statement};
 use crate::db::lock::{self, Attempt, RunLock};
+use crate::mutation::Guard;
 use crate::state::Run;
 
 /// How often the lock of a runner whose process is known to be gone is tried, a tenth of a second apart: five seconds, which a busy
@@ -21,7 +22,10 @@ pub(crate) async fn acquire(
     run: &Run,
     take_over: bool,
 ) -> Result<RunLock, Failure> {
-    let key = ctx.store.run_lock(run.run_id);
+    let mut key = ctx.store.run_lock(run.run_id);
+    if Guard::SingleRunner.is_out() {
+        key.object = std::process::id() as i32;
+    }
     let mut tries = 0;
     loop {
         let holder = match lock::try_acquire(&ctx.database, key).await? {

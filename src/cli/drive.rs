@@ -16,6 +16,7 @@ use super::run::{Flags, pinned};
 use crate::engine::dispatcher::{Dispatcher, Start};
 use crate::engine::{Pace, Stop, TableRef, Work, pool_size, window_max};
 use crate::event::{Event, Listener};
+use crate::mutation::Guard;
 use crate::plan::Plan;
 use crate::progress::{Bar, JsonLines, Lines};
 use crate::settings::{Durability, Origin, Setting};
@@ -145,7 +146,10 @@ pub(super) async fn drive(
         session: run.session.clone(),
         run_id: run.run_id,
         epoch,
-        ceiling: run.ceiling.clone(),
+        ceiling: match Guard::Ceiling.is_out() {
+            true => plan.ceiling.clone(),
+            false => run.ceiling.clone(),
+        },
         leaves: run.leaves.clone(),
         small_leaves,
         table: TableRef { oid: plan.table.oid, name: plan.table.name.clone() },

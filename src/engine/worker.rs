@@ -15,6 +15,7 @@ use super::{Fault, Setback, Work, chunker};
 use crate::db::roll_back;
 use crate::db::session::Bounds;
 use crate::key::Place;
+use crate::mutation::Guard;
 use crate::state::{Chunk, Done, RunState, StoreError};
 
 /// A committed chunk.
@@ -131,7 +132,7 @@ async fn transaction(
         hot: None,
         passed_over: None,
     };
-    if let Some(rows) = claim.done_rows {
+    if let Some(rows) = claim.done_rows.filter(|_| !Guard::Claim.is_out()) {
         client.batch_execute("COMMIT").await.map_err(|error| fault(error, step))?;
         let took = started.elapsed();
         return Ok(Attempt::Settled(Settled { rows, took, found_done: true, ..settled }));

@@ -10,6 +10,7 @@ use super::{Fault, Setback, Work};
 use crate::db::Class;
 use crate::db::session::Bounds;
 use crate::key::{Form, Place};
+use crate::mutation::Guard;
 use crate::plan::rehearse::{params as range_params, typed};
 use crate::plan::{ByRange, Keep};
 use crate::state::Claim;
@@ -138,11 +139,11 @@ impl Writing<'_> {
         };
         let rows = self.query(&lock, &self.bind).await?;
         let (locked, saved): (i64, i64) = (rows[0].get(0), rows[0].get(1));
-        if locked != saved {
+        if locked != saved && !Guard::Accounting.is_out() {
             return Err(moved(&format!("{locked} rows locked, {saved} saved")));
         }
         let counts = self.counts(&write).await?;
-        match counts.written == locked {
+        match counts.written == locked || Guard::Accounting.is_out() {
             true => Ok(counts),
             false => Err(moved(&format!("{locked} rows locked, {} written", counts.written))),
         }
@@ -209,7 +210,7 @@ impl Counts {
     /// rows written.
     fn check(&self, found: i64, keep: &Keep) -> Result<i64, Setback> {
         let Counts { written, accounted, conflicted, .. } = self;
-        if self.missing() != found {
+        if self.missing() != found && !Guard::Accounting.is_out() {
             return Err(moved(&format!(
                 "{accounted} saved, {written} written, {conflicted} in conflict, {found} elsewhere"
             )));

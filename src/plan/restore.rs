@@ -10,6 +10,7 @@
 use super::capture::{Elsewhere, Keep};
 use super::statement::Builder;
 use crate::key::{Form, Key, KeyColumn};
+use crate::mutation::Guard;
 use crate::sql::{Ident, QualifiedName};
 use crate::state::{Field, Images, Side};
 use crate::undo::Conflicts;
@@ -100,7 +101,10 @@ impl Builder<'_> {
     }
 
     fn restore_unchanged(&self, restore: &Restore<'_>, form: Form, reach: Reach) -> String {
-        let unchanged = format!("\n   AND {}", self.holds(IMAGE, "new"));
+        let unchanged = match Guard::Comparison.is_out() {
+            true => String::new(),
+            false => format!("\n   AND {}", self.holds(IMAGE, "new")),
+        };
         let update = self.give_back(IMAGE, &unchanged, form, reach);
         // Mostly every row is given back, and then there is no need to look for those that are not.
         let is_short =

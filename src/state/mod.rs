@@ -32,6 +32,7 @@ pub use storage::Storage;
 pub use work::{Address, Control, Paced};
 
 use crate::db::lock::LockKey;
+use crate::mutation;
 use crate::sql::Ident;
 use crate::undo::{Conflicts, UndoMode};
 
@@ -91,7 +92,7 @@ macro_rules! statements {
             fn new(schema: &Ident) -> Statements {
                 let schema = schema.to_string();
                 Statements {
-                    $($name: include_str!(concat!("sql/", stringify!($name), ".sql")).replace("{schema}", &schema)),+
+                    $($name: mutation::statement(include_str!(concat!("sql/", stringify!($name), ".sql")).replace("{schema}", &schema))),+
                 }
             }
         }

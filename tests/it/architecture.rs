@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules that use nothing of ours but what is listed. `cli` uses all, nobody uses `cli`.
-const MAY_USE: [(&str, &[&str]); 24] = [
+const MAY_USE: [(&str, &[&str]); 25] = [
     ("sql", &[]),
     ("key", &["sql"]),
     ("event", &[]),
@@ -25,10 +25,22 @@ const MAY_USE: [(&str, &[&str]); 24] = [
         &["calendar", "diagnostic", "document", "settings", "signal", "sql", "undo", "vacuum"],
     ),
     ("db", &[]),
-    ("state", &["budget", "db", "key", "sql", "undo"]),
+    ("state", &["mutation", "budget", "db", "key", "sql", "undo"]),
     (
         "plan",
-        &["db", "diagnostic", "document", "event", "key", "spec", "sql", "state", "undo", "vacuum"],
+        &[
+            "mutation",
+            "db",
+            "diagnostic",
+            "document",
+            "event",
+            "key",
+            "spec",
+            "sql",
+            "state",
+            "undo",
+            "vacuum",
+        ],
     ),
     ("proof", &["db", "key", "plan"]),
     ("signal", &["diagnostic", "document", "event", "sql", "units"]),
@@ -36,8 +48,8 @@ const MAY_USE: [(&str, &[&str]); 24] = [
     (
         "engine",
         &[
-            "budget", "calendar", "db", "event", "key", "plan", "settings", "signal", "sql",
-            "state", "throttle", "undo", "vacuum",
+            "mutation", "budget", "calendar", "db", "event", "key", "plan", "settings", "signal",
+            "sql", "state", "throttle", "undo", "vacuum",
         ],
     ),
     ("progress", &["budget", "event"]),
@@ -45,6 +57,7 @@ const MAY_USE: [(&str, &[&str]); 24] = [
     ("report", &["budget", "calendar", "db", "eta", "event", "state", "undo"]),
     ("migrate", &["db", "diagnostic", "document", "event", "sql", "state", "units"]),
     ("server", &[]),
+    ("mutation", &[]),
 ];
 
 /// Modules that are synchronous and know no database.
