@@ -293,6 +293,9 @@ impl Campaign {
             }
         }
         std::thread::sleep(pause);
+        drop(crowd);
+        // Their drivers say goodbye only while this runtime is at work.
+        self.runtime.block_on(tokio::time::sleep(Duration::from_millis(50)));
     }
 
     /// A statement whose failure does not matter.
