@@ -1,6 +1,7 @@
 //! The command line: what may be asked, and which function answers.
 
 mod acquire;
+mod begin;
 mod context;
 mod control;
 mod demo;
