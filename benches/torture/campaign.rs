@@ -295,7 +295,7 @@ impl Campaign {
         std::thread::sleep(pause);
         drop(crowd);
         // Their drivers say goodbye only while this runtime is at work.
-        self.runtime.block_on(tokio::time::sleep(Duration::from_millis(50)));
+        self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
     }
 
     /// A statement whose failure does not matter.
