@@ -21,6 +21,7 @@ mod laws;
 mod migrate;
 mod migrate_lint;
 mod migrate_locks;
+mod names;
 mod pacing;
 mod partitions;
 mod patterns;

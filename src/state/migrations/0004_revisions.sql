@@ -63,7 +63,7 @@ comment on table {schema}.revision_log is 'what happened to schema steps, and on
 alter table {schema}.run add column verify_query text;
 
 -- Raises unless the backfill is as far as the level says, so that a migration of any other tool can wait for it:
---   select {schema}.require('governance_phases', 'verified');
+--   select backfill.require('governance_phases', 'verified');
 -- With a table, a backfill that was never run here is no obstacle while that table is empty, as in a new database.
 create function {schema}.require(backfill text, level text default 'verified', on_table regclass default null)
 returns text
