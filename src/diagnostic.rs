@@ -83,8 +83,14 @@ impl Report {
         source: impl Into<String>,
         mut problems: Vec<Diagnostic>,
     ) -> Self {
+        let source: String = source.into();
+        for problem in &mut problems {
+            // What is missing at the end of a file is missing behind its last byte.
+            problem.span.end = problem.span.end.min(source.len());
+            problem.span.start = problem.span.start.min(problem.span.end);
+        }
         problems.sort_by_key(|problem| problem.span.start);
-        Report { path: path.into(), source: source.into(), problems }
+        Report { path: path.into(), source, problems }
     }
 
     /// The problems with lines and columns.

@@ -65,12 +65,19 @@ pub(super) async fn check_standing(
         return Ok(());
     }
     let name = &spec.name;
-    let standing = ctx.store.standing(client, name, plan.table.oid).await?;
+    let standing =
+        ctx.store.standing(client, name, (plan.table.oid, &plan.table.name.plain())).await?;
     let Some(run) = standing.first() else { return Ok(()) };
     let number = |n: i64| count(n.unsigned_abs());
     let (id, rows) = (run.run_id, number(run.rows));
     let again = format!("where writing them once more does no harm: `backfill run {name} --again`");
     let (what, hint) = match run.left_by {
+        _ if !run.is_same_table => (
+            format!(
+                "run {id} of {name} has written {rows} rows of a table of this name, and this may be a copy of it"
+            ),
+            again,
+        ),
         Some(back) if run.leaves_left > 0 => (
             format!(
                 "run {back}, which took run {id} back, passed over {} partitions that are still there",

@@ -13,6 +13,7 @@ use crate::mutation::Guard;
 use crate::plan::Plan;
 use crate::spec::Spec;
 use crate::state::{Actor, NewRun, NewUndo, PinnedSpec, Run, RunEvent, RunState};
+use crate::undo::UndoMode;
 
 /// What `run` does about runs that exist already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +91,7 @@ pub(super) async fn register(
     let (digest, me, table_name) = (spec.digest(), who(), plan.table.name.plain());
     let new = NewRun {
         name,
+        is_again: again,
         table_name: &table_name,
         table_oid: plan.table.oid,
         key: &plan.key,
@@ -152,6 +154,11 @@ pub(super) async fn resume(
                     format!("run it once more with `backfill run {name}`")
                 }
                 (true, _) => format!("take the rest back with `backfill reverse {name}`"),
+                (false, _) if run.undo.pruned_at.is_some() || run.undo.mode == UndoMode::None => {
+                    format!(
+                        "`backfill run {name}` starts a new one, or says what stands in its way"
+                    )
+                }
                 (false, _) => format!(
                     "take back what it wrote with `backfill reverse {name}`; then start a new run with `backfill run {name}`"
                 ),

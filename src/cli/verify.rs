@@ -215,10 +215,10 @@ async fn by_chunk_map(ctx: &Context, client: &Object, name: &str) -> Result<Exit
     // What a reverse run took back was not all that was done where an older run stands.
     let standing =
         match run.as_ref().filter(|run| run.is_reverse() && run.state == RunState::Succeeded) {
-            Some(run) => ctx.store.standing(client, name, run.table_oid).await?,
+            Some(run) => ctx.store.standing(client, name, (run.table_oid, &run.table_name)).await?,
             None => Vec::new(),
         };
-    let run = match standing.iter().find(|run| run.left_by.is_none()) {
+    let run = match standing.first().filter(|run| run.left_by.is_none()) {
         Some(whole) => Some(ctx.store.run(client, whole.run_id).await?),
         None => run,
     };

@@ -124,9 +124,15 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, ConnInfoError> {
     let url = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
     match url {
         Some(rest) => parse_url(rest),
+        // It may hold a password, so nothing of it is shown.
+        None if text.contains("://") => {
+            Err(ConnInfoError::Syntax("a URL begins with postgres:// or postgresql://".to_owned()))
+        }
         None => parse_pairs(text),
     }
 }
+
+const ESCAPES: &str = "in a password, `/`, `@`, `:` and `?` are written %2F, %40, %3A and %3F";
 
 fn parse_url(rest: &str) -> Result<BTreeMap<String, String>, ConnInfoError> {
     let decode = |text: &str| {
@@ -156,12 +162,18 @@ fn parse_url(rest: &str) -> Result<BTreeMap<String, String>, ConnInfoError> {
     if names.iter().any(|name| !name.is_empty()) {
         settings.insert("host".to_owned(), names.join(","));
     }
+    // A `/` in a password leads here, and a `?` further down: nothing of it is shown.
+    if ports.iter().any(|port| !port.chars().all(|c| c.is_ascii_digit())) {
+        return Err(ConnInfoError::Syntax(format!(
+            "what stands behind the host's `:` is no port; {ESCAPES}"
+        )));
+    }
     if ports.iter().any(|port| !port.is_empty()) {
         settings.insert("port".to_owned(), ports.join(","));
     }
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').ok_or_else(|| {
-            ConnInfoError::Syntax(format!("`{pair}` after `?` is not `key=value`"))
+            ConnInfoError::Syntax(format!("what stands after `?` is not `key=value`; {ESCAPES}"))
         })?;
         settings.insert(decode(key)?, decode(value)?);
     }
@@ -239,6 +251,10 @@ fn build(
     }
     match settings.pop_first() {
         None => Ok(ConnInfo { config, tls }),
+        // As above: what is no name of a setting is not shown.
+        Some((key, _)) if !key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') => {
+            Err(ConnInfoError::Syntax("neither a URL nor a list of key=value".to_owned()))
+        }
         Some((key, value)) => Err(ConnInfoError::Value {
             key,
             value,

@@ -73,6 +73,12 @@ pub fn message(error: &Error) -> String {
     text
 }
 
+/// Whether the server finds fault with the statement, rather than that something came between.
+pub fn is_about_the_statement(error: &Error) -> bool {
+    let Some(code) = sqlstate(error) else { return false };
+    matches!(classify_code(code, false), Class::Data | Class::Fatal)
+}
+
 /// The SQLSTATE, when the server spoke.
 pub fn sqlstate(error: &Error) -> Option<&str> {
     error.as_db_error().map(|db| db.code().code())

@@ -30,6 +30,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a new connection may take to answer the first question.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
+/// That it did not.
+const SILENT: &str = "a connection was made and does not answer";
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -48,12 +51,12 @@ pub enum ConnectError {
         #[source]
         source: tokio_postgres::Error,
     },
-    /// The server was a primary once, and another has taken its place since; or it does not answer.
+    /// The server was a primary once, and another has taken its place since.
     #[error("{target}: {what}")]
     Superseded {
         /// As above; of several hosts, all.
         target: String,
-        /// Which timelines, or that it is silent.
+        /// Which timelines.
         what: String,
     },
     /// No connection came free.
@@ -134,7 +137,7 @@ impl Database {
         let target = || self.info.target();
         pool.get().await.map_err(|error| match error {
             PoolError::Backend(source) => ConnectError::Refused { target: target(), source },
-            PoolError::PostCreateHook(HookError::Message(what)) => {
+            PoolError::PostCreateHook(HookError::Message(what)) if what != SILENT => {
                 ConnectError::Superseded { target: target(), what: what.into_owned() }
             }
             _ => ConnectError::Timeout(target()),
@@ -193,7 +196,7 @@ fn no_older_than(newest: Arc<timeline::Newest>) -> Hook {
             let asked = tokio::select! {
                 asked = timeline::of(client) => asked,
                 () = tokio::time::sleep(ANSWER_MAX) => {
-                    return Err(HookError::message("a connection was made and does not answer"));
+                    return Err(HookError::message(SILENT));
                 }
             };
             let Some(found) = asked else { return Ok(()) };

@@ -6,6 +6,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::rehearse::{self, ROWS};
 use super::{Plan, PlanError, Refusal};
+use crate::db::error::is_about_the_statement;
 use crate::db::session::Bounds;
 use crate::sql::{Ident, QualifiedName};
 
@@ -131,7 +132,7 @@ impl Access<'_> {
         let sql = format!("SELECT 1 FROM {} AS {alias} WHERE {condition}", self.table);
         match rehearse::planner_rows(client, plan, &sql).await {
             Ok(rows) => Ok(Some(all.map_or(rows, |all| all.min(rows)))),
-            Err(PlanError::Statement(_, error)) if error.as_db_error().is_some() => Ok(None),
+            Err(PlanError::Statement(_, error)) if is_about_the_statement(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -6,6 +6,7 @@ use super::PlanError;
 use super::probe::{self, Place, Uses, judge};
 use super::statement::{Builder, Target};
 use super::table::Table;
+use crate::db::error::is_about_the_statement;
 use crate::db::session::Bounds;
 use crate::db::{Session, error};
 use crate::diagnostic::Diagnostic;
@@ -106,7 +107,7 @@ pub(super) async fn analyse(
     client.batch_execute("ROLLBACK").await.map_err(statement)?;
     match analysed {
         Ok(()) => Ok(Ok(())),
-        Err(error) if error.as_db_error().is_some() => Ok(Err(error)),
+        Err(error) if is_about_the_statement(&error) => Ok(Err(error)),
         Err(error) => Err(statement(error)),
     }
 }

@@ -9,6 +9,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::PlanError;
 use crate::db::error;
+use crate::db::error::is_about_the_statement;
 use crate::db::session::{Bounds, Session};
 use crate::diagnostic::Diagnostic;
 use crate::spec::Spec;
@@ -51,7 +52,7 @@ pub async fn judge(
     client.batch_execute("ROLLBACK").await.map_err(statement)?;
     match verdict {
         Ok(uses) => Ok(Ok(uses)),
-        Err(error) if error.as_db_error().is_some() => {
+        Err(error) if is_about_the_statement(&error) => {
             let origin = error::position(&error).and_then(|at| sql.origin_of(at));
             Ok(Err(problem(&error, origin.unwrap_or(expr.span.clone()))))
         }

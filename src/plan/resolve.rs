@@ -6,6 +6,7 @@ use super::checks::choose_key;
 use super::table::{self, Table};
 use super::{PlanError, probe};
 use crate::db::Session;
+use crate::db::error::is_about_the_statement;
 use crate::db::session::Bounds;
 use crate::diagnostic::Diagnostic;
 use crate::document::nearest;
@@ -25,7 +26,7 @@ pub(super) async fn find_table(client: &Client, spec: &Spec) -> Result<Table, Pl
                 "check the spelling and the schema; `backfill doctor` shows database and role",
             )))
         }
-        Err(error) if error.as_db_error().is_some() => {
+        Err(error) if is_about_the_statement(&error) => {
             Err(spec_error(probe::problem(&error, span)))
         }
         Err(error) => Err(PlanError::Statement("look up the table", error)),

@@ -137,9 +137,13 @@ impl Report {
                     "attach what was passed over and give it back with `backfill retry {name}`, or let it go; only then: backfill prune {name}"
                 ))
             }
-            "succeeded" if self.direction == "reverse" => Some(format!(
-                "drop what it kept: backfill prune {name}  (or run it once more: backfill run {name})"
-            )),
+            "succeeded" if self.direction == "reverse" => {
+                let again =
+                    if self.rows_conflicted + self.rows_quarantined > 0 { " --again" } else { "" };
+                Some(format!(
+                    "drop what it kept: backfill prune {name}  (or run it once more: backfill run {name}{again})"
+                ))
+            }
             "succeeded" if self.undo.is_reversible => {
                 Some(format!("backfill verify {name}  (or take it back: backfill reverse {name})"))
             }

@@ -118,6 +118,8 @@ pub struct Standing {
     pub rows_left: i64,
     /// Partitions that it passed over and that are still there.
     pub leaves_left: i64,
+    /// Whether it wrote this very table, and not one that had its name.
+    pub is_same_table: bool,
 }
 
 impl Images {
@@ -288,8 +290,14 @@ impl Store {
     }
 
     /// Forward runs of a name on a table whose rows stand: they were not taken back, or not all of them; newest first.
-    pub async fn standing(&self, client: &Client, name: &str, table: u32) -> Result<Vec<Standing>> {
-        let params: [Param<'_>; 2] = [(&name, Type::TEXT), (&table, Type::OID)];
+    pub async fn standing(
+        &self,
+        client: &Client,
+        name: &str,
+        (table, table_name): (u32, &str),
+    ) -> Result<Vec<Standing>> {
+        let params: [Param<'_>; 3] =
+            [(&name, Type::TEXT), (&table, Type::OID), (&table_name, Type::TEXT)];
         let sql = &self.sql.list_standing;
         let rows = self.rows(client, "list runs whose rows stand", sql, &params).await?;
         let read = |row: &Row| Standing {
@@ -299,6 +307,7 @@ impl Store {
             left_by: row.get(3),
             rows_left: row.get(4),
             leaves_left: row.get(5),
+            is_same_table: row.get(6),
         };
         Ok(rows.iter().map(read).collect())
     }

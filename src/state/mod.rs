@@ -230,7 +230,7 @@ impl Store {
         let oids: Option<Vec<u32>> =
             new.leaves.map(|leaves| leaves.0.iter().map(|leaf| leaf.oid).collect());
         let ceilings = new.leaves.map(records::ceilings_to_json);
-        let params: [Param<'_>; 17] = [
+        let params: [Param<'_>; 18] = [
             (&new.name, Type::TEXT),
             (&new.table_name, Type::TEXT),
             (&new.table_oid, Type::OID),
@@ -248,6 +248,7 @@ impl Store {
             (&new.spec.verify_query, Type::TEXT),
             (&oids, Type::OID_ARRAY),
             (&ceilings, Type::TEXT),
+            (&new.is_again, Type::BOOL),
         ];
         let rows = self.rows(client, "create the run", &self.sql.create_run, &params).await?;
         let Some(run_id) = rows.first().map(|row| row.get(0)) else { return Ok(None) };

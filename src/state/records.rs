@@ -12,6 +12,8 @@ use crate::undo::UndoMode;
 pub struct NewRun<'a> {
     /// The spec's name.
     pub name: &'a str,
+    /// Whether somebody said that what earlier runs wrote may be written once more.
+    pub is_again: bool,
     /// The table, `schema.name`.
     pub table_name: &'a str,
     /// The table's identity.

@@ -16,6 +16,7 @@ mod encryption;
 mod exactly_once;
 mod failover;
 mod foreign;
+mod fuzz;
 mod guards;
 mod laws;
 mod migrate;

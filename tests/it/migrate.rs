@@ -738,6 +738,32 @@ fn an_upgrade_does_not_start_a_backfill_over_half_a_run() {
     assert_eq!(db.sql.rows("select n, count(*) from t group by n"), [["1", "20000"]]);
 }
 
+/// What half a run wrote went with its column: the next time begins anew.
+#[test]
+fn a_column_that_was_dropped_and_is_back_is_filled_anew() {
+    let db = Db::found();
+    db.sql.run(
+        "create table t (id bigint primary key);
+         insert into t select i from generate_series(1, 20000) i; analyze t",
+    );
+    db.spec(
+        "add",
+        "table = \"t\"\n[[rule]]\nset = { w = \"w + 1\" }\n[limits]\nchunk_rows_max = 200\n",
+    );
+    let column = "-- revises: base\n-- up\nalter table t add w int not null default 0;\n-- down\nalter table t drop w;\n";
+    revision(&db, 1, "aaaa", column);
+    revision(&db, 2, "bbbb", "-- revises: aaaa\n-- backfill: add\n");
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    let run = db.start(&["resume", "add", "--rate", "5000 rows/s"]);
+    wait_for("chunks are done", || db.chunks_done() > 5);
+    db.backfill(&["pause", "add"]).exits(0);
+    run.wait().exits(4);
+    db.backfill(&["migrate", "downgrade", "base"]).exits(0);
+    db.backfill(&["migrate", "upgrade"]).exits(0);
+    db.backfill(&["resume", "add"]).exits(0);
+    assert_eq!(db.sql.rows("select w, count(*) from t group by w"), [["1", "20000"]]);
+}
+
 #[test]
 fn a_contract_that_was_interrupted_goes_on_though_its_demand_cannot_be_asked_again() {
     let db = Db::found();

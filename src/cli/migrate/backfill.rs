@@ -72,14 +72,15 @@ async fn mode(
     (newest, plan): (Option<&Run>, &Plan),
 ) -> Result<run::Mode, Failure> {
     let Some(run) = newest else { return Ok(run::Mode::Start) };
+    // What it wrote went with its columns, or with their tables.
+    if run.state.is_final() && ctx.store.was_taken_back(&session.watch, id, run.run_id).await? {
+        return Ok(run::Mode::StartAgain);
+    }
     if is_over_with(run) {
         return Ok(run::Mode::Start);
     }
     if run.state != RunState::Succeeded {
         return Ok(run::Mode::StartOrContinue);
-    }
-    if ctx.store.was_taken_back(&session.watch, id, run.run_id).await? {
-        return Ok(run::Mode::StartAgain);
     }
     let Some(remaining) = &plan.remaining else { return Ok(run::Mode::StartOrContinue) };
     let left = proof::is_left(&session.watch, plan, remaining).await;

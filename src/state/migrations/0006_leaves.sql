@@ -12,15 +12,18 @@ alter table {schema}.run
 alter table {schema}.chunk add column passed_over boolean not null default false;
 
 alter table {schema}.run
-    -- What the rows of each leaf had in common when the run began, and when it succeeded, as SQL; empty for one that was no part of the
-    -- table any more.
+    -- What the rows of each leaf had in common when the run began, as SQL.
     add column leaf_bounds text[],
-    add column leaf_bounds_end text[],
+    -- What ties each leaf to the table, when the run began and when it first succeeded; empty for one that was no part of it.
+    add column leaf_ties text[],
+    add column leaf_ties_end text[],
     -- Leaves whose rows, wherever they are, somebody has looked at.
-    add column leaves_accepted integer[];
+    add column leaves_accepted integer[],
+    -- Somebody said that rows of earlier runs may be written once more.
+    add column is_again boolean not null default false;
 
--- What the rows of partitions of a table have in common, so that it can be read again whatever the session.
-create function {schema}.leaf_bounds(parent oid, leaves oid[])
+-- What the rows of partitions have in common, so that it can be read again whatever the session.
+create function {schema}.leaf_bounds(leaves oid[])
 returns text[]
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -28,15 +31,30 @@ set timezone = 'UTC'
 set datestyle = 'ISO'
 set intervalstyle = 'postgres'
 as $body$
-    select pg_catalog.array_agg(case when parent in (select a.relid from pg_catalog.pg_partition_ancestors(leaf.relid) as a)
-                                     then coalesce(pg_catalog.pg_get_partition_constraintdef(leaf.relid), '') else '' end order by leaf.place)
+    select pg_catalog.array_agg(coalesce(pg_catalog.pg_get_partition_constraintdef(leaf.relid), '') order by leaf.place)
       from pg_catalog.unnest(leaves) with ordinality as leaf (relid, place)
 $body$;
-comment on function {schema}.leaf_bounds(oid, oid[]) is 'what the rows of partitions have in common';
+comment on function {schema}.leaf_bounds(oid[]) is 'what the rows of partitions have in common';
 
--- Partitions that hold rows which belonged to another leaf when the run began, and which that had lost when it ended. Was it passed over,
--- or did it only lose a part, such rows may not be done; was it done and they lie in another leaf of the run now, they may be done twice.
--- Nobody can tell.
+-- What ties partitions to a table: another transaction's work once they, or what is between, were detached and attached again.
+create function {schema}.leaf_ties(parent oid, leaves oid[])
+returns text[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $body$
+    select pg_catalog.array_agg(
+               case when parent in (select a.relid from pg_catalog.pg_partition_ancestors(leaf.relid) as a)
+                    then coalesce((select pg_catalog.string_agg(i.xmin::text, ' ' order by i.inhrelid) from pg_catalog.pg_inherits as i
+                                    where i.inhrelid in (select a.relid from pg_catalog.pg_partition_ancestors(leaf.relid) as a)
+                                      and i.inhrelid <> parent
+                                      and i.inhrelid not in (select a.relid from pg_catalog.pg_partition_ancestors(parent) as a)), '')
+                    else '' end order by leaf.place)
+      from pg_catalog.unnest(leaves) with ordinality as leaf (relid, place)
+$body$;
+comment on function {schema}.leaf_ties(oid, oid[]) is 'what ties partitions to a table';
+
+-- Partitions that hold rows which belonged to another leaf when the run began, one that was detached or dropped before the run's end. Such
+-- rows may not be done, or done twice: nobody can tell.
 create function {schema}.strays(of_run bigint)
 returns setof text
 language plpgsql
@@ -51,10 +69,9 @@ declare
     lost record;
     columns text;
     ceiling text;
-    own text;
     host oid;
 begin
-    select r.*, coalesce(r.leaf_bounds_end, {schema}.leaf_bounds(r.table_oid, r.leaves)) as bounds_now into run
+    select r.*, coalesce(r.leaf_ties_end, {schema}.leaf_ties(r.table_oid, r.leaves)) as ties_now into run
       from {schema}.run r
      where r.run_id = of_run and r.leaves is not null and exists (select from pg_catalog.pg_class c where c.oid = r.table_oid);
     if not found then
@@ -63,18 +80,14 @@ begin
     select pg_catalog.string_agg(pg_catalog.format('backfill_moved.%I', part->>0), ', ' order by place) into columns
       from pg_catalog.jsonb_array_elements(run.key) with ordinality as key (part, place);
     for lost in
-        select leaf.number, leaf.relid, run.leaf_bounds[leaf.number] as bound, run.leaf_ceilings->(leaf.number::int - 1) as ceiling,
-               run.bounds_now[leaf.number] <> ''
-               or exists (select from {schema}.chunk c
-                           where c.run_id = of_run and c.passed_over and c.upto_key[1] = leaf.number::text) as is_open
+        select leaf.number, leaf.relid, run.leaf_bounds[leaf.number] as bound, run.leaf_ceilings->(leaf.number::int - 1) as ceiling
           from pg_catalog.unnest(run.leaves) with ordinality as leaf (relid, number)
          where run.leaf_bounds[leaf.number] <> '' and run.leaf_ceilings->(leaf.number::int - 1) <> 'null'
-           and run.leaf_bounds[leaf.number] <> run.bounds_now[leaf.number]
+           and run.leaf_ties[leaf.number] <> run.ties_now[leaf.number]
            and not coalesce(leaf.number = any (run.leaves_accepted), false)
     loop
         select pg_catalog.string_agg(pg_catalog.format('%L::%s', lost.ceiling->>(place::int - 1), part->>1), ', ' order by place) into ceiling
           from pg_catalog.jsonb_array_elements(run.key) with ordinality as key (part, place);
-        own := case when lost.is_open then 'true' else 'backfill_moved.tableoid = any ($1)' end;
         begin
             perform pg_catalog.set_config('search_path', run.session->>'search_path', true),
                     pg_catalog.set_config('TimeZone', run.session->>'time_zone', true),
@@ -82,14 +95,14 @@ begin
                     pg_catalog.set_config('IntervalStyle', run.session->>'interval_style', true);
             -- Through the table, which a caller may read who may not read its partitions.
             execute pg_catalog.format('select backfill_moved.tableoid from %s as backfill_moved
-                                        where (%s) and (%s) <= (%s) and backfill_moved.tableoid <> $2 and %s limit 1',
-                                      run.table_oid::regclass, lost.bound, columns, ceiling, own)
-               into host using run.leaves, lost.relid;
+                                        where (%s) and (%s) <= (%s) and backfill_moved.tableoid <> $1 limit 1',
+                                      run.table_oid::regclass, lost.bound, columns, ceiling)
+               into host using lost.relid;
             perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
             if host is not null then
                 return next host::regclass::text;
             end if;
-        exception when others then
+        exception when undefined_column or undefined_table or undefined_function or undefined_object or datatype_mismatch or internal_error then
             -- A column has another name, or the condition needs what is gone: what cannot be looked for is in doubt.
             return next pg_catalog.format('a partition that cannot be looked for (%s)', sqlerrm);
         end;
