@@ -97,10 +97,7 @@ fn half_a_set_is_taken_back_before_it_is_run_again() {
         "add",
         "table = \"t\"\n[[rule]]\nset = { n = \"n + 1\" }\n[limits]\nchunk_rows_max = 200\n",
     );
-    let run = db.start(&["run", "add", "--rate", "5000 rows/s"]);
-    wait_for("chunks are done", || db.chunks_done() > 5);
-    db.backfill(&["cancel", "add"]).exits(0);
-    run.wait();
+    db.stop_half_way("add", "cancel");
     let refused = db.backfill(&["run", "add"]).exits(3);
     refused.says("run 1 of add has written").says("backfill reverse add --run 1");
     db.backfill(&["resume", "add"]).exits(3).says("take back what it wrote");

@@ -106,10 +106,7 @@ fn without_the_digest_a_run_goes_on_with_another_spec() {
         let db = Db::found();
         counters(&db, 10_000);
         db.spec("add", &format!("{ADD}[limits]\nchunk_rows_max = 100\n"));
-        let run = db.start(&["run", "add", "--rate", "4000 rows/s"]);
-        wait_for("chunks settle", || db.chunks_done() >= 5);
-        db.backfill(&["pause", "add"]).exits(0);
-        run.wait().exits(4);
+        db.stop_half_way("add", "pause").exits(4);
         db.spec("add", &ADD.replace("n + 1", "n + 2"));
         run_without(&db, guard, &["resume", "add"]).exits(code);
         assert_eq!(db.sql.number("select count(*) from t where n = 2") > 0, code == 0);
@@ -122,10 +119,7 @@ fn without_the_ceiling_rows_of_the_application_are_written() {
         let db = Db::found();
         counters(&db, 10_000);
         db.spec("add", &format!("{ADD}[limits]\nchunk_rows_max = 100\n"));
-        let run = db.start(&["run", "add", "--rate", "4000 rows/s"]);
-        wait_for("chunks settle", || db.chunks_done() >= 5);
-        db.backfill(&["pause", "add"]).exits(0);
-        run.wait().exits(4);
+        db.stop_half_way("add", "pause").exits(4);
         db.sql.run("insert into t select i, 1 from generate_series(20001, 21000) i");
         run_without(&db, guard, &["resume", "add"]);
         assert_eq!(wrong(&db) > 0, is_out, "{} rows are wrong", wrong(&db));

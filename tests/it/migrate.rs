@@ -727,10 +727,7 @@ fn an_upgrade_does_not_start_a_backfill_over_half_a_run() {
         "table = \"t\"\n[[rule]]\nset = { n = \"n + 1\" }\n[limits]\nchunk_rows_max = 200\n",
     );
     revision(&db, 1, "aaaa", "-- revises: base\n-- backfill: add\n");
-    let run = db.start(&["run", "add", "--rate", "5000 rows/s"]);
-    wait_for("chunks are done", || db.chunks_done() > 5);
-    db.backfill(&["cancel", "add"]).exits(0);
-    run.wait();
+    db.stop_half_way("add", "cancel");
     db.backfill(&["migrate", "upgrade"]).exits(3).says("run 1 of add has written");
     db.backfill(&["reverse", "add"]).exits(0);
     db.backfill(&["migrate", "upgrade"]).exits(0);

@@ -295,6 +295,14 @@ impl Db {
         Started::new(self.command(arguments))
     }
 
+    /// Starts a run, and stops it by a command once some of its chunks are done.
+    pub fn stop_half_way(&self, name: &str, command: &str) -> Ran {
+        let run = self.start(&["run", name, "--rate", "4000 rows/s"]);
+        wait_for("chunks are done", || self.chunks_done() > 5);
+        self.backfill(&[command, name]).exits(0);
+        run.wait()
+    }
+
     /// The schema, a line for each thing in it.
     pub fn snapshot(&self) -> std::collections::BTreeSet<String> {
         let state = backfill::sql::Ident::new("backfill");
