@@ -10,7 +10,7 @@ mod libpq;
 pub mod lock;
 pub mod passfile;
 pub mod session;
-pub mod timeline;
+mod timeline;
 pub mod tls;
 
 use std::sync::Arc;
@@ -114,9 +114,7 @@ impl Database {
 
     /// Ends all connections that are not lent.
     pub fn close(&self) {
-        for pool in [Some(&self.pool), self.others.as_ref()].into_iter().flatten() {
-            pool.close();
-        }
+        self.pools().for_each(Pool::close);
     }
 
     /// Lends a connection.
@@ -130,6 +128,15 @@ impl Database {
             got = self.get_from(others).await;
         }
         got
+    }
+
+    fn pools(&self) -> impl Iterator<Item = &Pool> {
+        [&self.pool].into_iter().chain(&self.others)
+    }
+
+    /// The timeline that all its new connections write; none where the server does not tell.
+    pub fn timeline(&self) -> Option<u32> {
+        self.newest.get()
     }
 
     async fn get_from(&self, pool: &Pool) -> Result<Object, ConnectError> {
@@ -146,9 +153,7 @@ impl Database {
 
     /// Allows at most `size` connections from here on.
     pub fn resize(&self, size: usize) {
-        for pool in [Some(&self.pool), self.others.as_ref()].into_iter().flatten() {
-            pool.resize(size);
-        }
+        self.pools().for_each(|pool| pool.resize(size));
     }
 
     /// Host, port, database and user, for messages; never the password.

@@ -12,7 +12,7 @@ use tokio_postgres::{Client, Error};
 use super::health::{Measure, Sample};
 use super::probes;
 use crate::db::lock::LockKey;
-use crate::db::{Database, message, timeline};
+use crate::db::{Database, message};
 use crate::signal::{Kind, Settings};
 
 /// Between two looks.
@@ -133,19 +133,11 @@ pub fn start(
         while !sender.is_closed() {
             let begun = Instant::now();
             if connection.as_ref().is_none_or(|held| held.is_closed()) {
-                let met = async {
-                    let held = database.get().await.ok()?;
-                    let timeline = timeline::of(&held).await;
-                    Some((held, timeline))
-                };
-                let met = tokio::select! {
-                    met = met => met,
+                connection = tokio::select! {
+                    got = database.get() => got.ok(),
                     () = tokio::time::sleep(PATIENCE) => None,
                 };
-                if let Some((held, timeline)) = met {
-                    is_first |= !memory.meet(timeline);
-                    connection = Some(held);
-                }
+                is_first |= connection.is_some() && !memory.meet(database.timeline());
             }
             if let Some(held) = &connection {
                 // The look is no chunk: giving it up leaves nothing half-done.
