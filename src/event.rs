@@ -102,6 +102,13 @@ pub enum Event {
         /// Its name, if it is still a table.
         partition: String,
     },
+    /// The table was rewritten while it was walked by place: what the walk does not meet any more is swept by key.
+    Rewritten {},
+    /// The table has been walked by place, and what is left is swept by key.
+    Sweeping {
+        /// Rows left to do; null when there are too many to be listed, and every key is looked at.
+        rows: Option<usize>,
+    },
     /// Another window is in force, or none.
     Window {
         /// Its name.

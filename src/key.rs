@@ -32,6 +32,8 @@ pub enum Spread {
     /// The function that hashes the column's type with a seed, as SQL. The server promises its results for good, because hash partitions
     /// lie by them.
     Hash(String),
+    /// Where a row stands on its page.
+    Item,
     /// The remainder of an integer. Neighbours on a page then fall into different stripes, where a hash leaves that to chance.
     Remainder,
 }
@@ -41,6 +43,7 @@ impl Spread {
     pub fn as_str(&self) -> &str {
         match self {
             Spread::Hash(function) => function,
+            Spread::Item => "ctid",
             Spread::Remainder => "%",
         }
     }
@@ -72,6 +75,17 @@ impl std::fmt::Display for Bound {
 }
 
 impl Key {
+    /// Places in the heap, for ranges of them.
+    pub fn places() -> Key {
+        let place = KeyColumn {
+            name: Ident::new("ctid"),
+            type_sql: "pg_catalog.tid".to_owned(),
+            type_name: "tid".to_owned(),
+            spread: Some(Spread::Item),
+        };
+        Key { columns: vec![place] }
+    }
+
     /// `"t"."a", "t"."b"`: the columns qualified by the target's name.
     pub fn columns_sql(&self, table: &Ident) -> String {
         self.join(|column| format!("{table}.{}", column.name))

@@ -17,7 +17,8 @@
 //! # Words
 //!
 //! **spec** the declared backfill · **plan** spec × live table · **run** one execution, forward or reverse · **chunk** a half-open slice
-//! `(after, upto]` of the key space, or one stripe of it · **stripe** the rows of a slice whose key hashes to j of k · **cut** to create
+//! `(after, upto]` of the key space, or one stripe of it · **stripe** the rows of a slice whose key hashes to j of k · **walk** a pass by place in the heap · **sweep** the pass by key
+//! behind it · **cut** to create
 //! a chunk · **settle** to commit it · **ceiling** the greatest key when the run began · **before-image** old values of a row ·
 //! **hold** throttled to zero · **pause** an operator's stop · **quarantine** a row set aside with its error · **conflict** a row a
 //! reverse run left alone because somebody changed it since · **window** a calendar profile · **signal** a measured health value ·
@@ -31,7 +32,8 @@
 //!    manners, never a fence.
 //! 3. In flight, interrupted, percentages and times left are derived, never stored.
 //! 4. Keys are opaque text here; only the server compares them.
-//! 5. The end is reached when the ceiling is passed, never because a chunk wrote no row.
+//! 5. The end is reached when the ceiling is passed, never because a chunk wrote no row. A place in the heap proves nothing: what was
+//!    walked is swept by key.
 //! 6. Errors are sorted by SQLSTATE in one place ([`db::error`]), COMMIT's own included.
 //! 7. A chunk's future is never cancelled from outside; time is bounded on the server.
 //! 8. Events and counters are made from what has been committed.

@@ -39,6 +39,8 @@ impl Tally {
                 self.rows += rows;
                 self.rows_here += rows;
             }
+            // Every key is looked at once more.
+            Event::Sweeping { rows: None } => self.keys_total += self.keys,
             Event::Throttle { verdict, reason, .. } => {
                 self.held = (*verdict != "proceed").then(|| format!("{verdict}: {reason}"));
             }
@@ -79,6 +81,18 @@ fn remark(event: &Event) -> Option<String> {
             })
         }
         Event::NotVacuumed { reason } => Some(format!("no vacuum: {reason}")),
+        Event::Rewritten {} => Some(
+            "the table was rewritten: what the walk by place does not meet any more is swept by key"
+                .to_owned(),
+        ),
+        Event::Sweeping { rows: Some(0) } => None,
+        Event::Sweeping { rows } => Some(match rows {
+            Some(rows) => format!(
+                "walked by place; {} rows that were moved meanwhile are done by key",
+                count(*rows as u64)
+            ),
+            None => "walked by place; too much is left to be listed, so every key is looked at".to_owned(),
+        }),
         Event::PassedOver { partition } => {
             Some(format!("passed over: {partition} is no part of the table any more"))
         }

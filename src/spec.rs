@@ -56,6 +56,8 @@ pub enum Kind {
     Auto,
     /// Slices in key order.
     Key,
+    /// By place in the heap, and what was moved meanwhile by key.
+    Physical,
     /// Slices in key order, passed over several times, each time for the rows of one stripe.
     Striped,
 }
@@ -236,9 +238,12 @@ fn read_order(root: &Section<'_>) -> Order {
         "auto" => Ok(Kind::Auto),
         "key" => Ok(Kind::Key),
         "striped" => Ok(Kind::Striped),
+        "physical" => Ok(Kind::Physical),
         other => Err(format!("`{other}` is no order")),
     };
-    let kind = root.parsed("order", "one of `auto`, `key` and `striped`", read).unwrap_or_default();
+    let kind = root
+        .parsed("order", "one of `auto`, `key`, `striped` and `physical`", read)
+        .unwrap_or_default();
     let stripes = root.integer("stripes", 2..=STRIPES_MAX).map(|n| n as i16);
     if stripes.is_some() && kind == Kind::Key {
         let problem = Diagnostic::new(

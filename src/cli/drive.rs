@@ -83,7 +83,9 @@ pub(super) async fn drive(
     ctx.store.transition(&client, run.run_id, next.event(run.state), Actor::Operator).await?;
     let digest = spec.digest();
     if digest != run.spec_digest {
-        ctx.store.accept_spec(&client, run.run_id, &pinned(&spec, &digest, &plan)).await?;
+        let statement = plan.update_statement();
+        let pinned = pinned(&spec, (&digest, &statement), &plan);
+        ctx.store.accept_spec(&client, run.run_id, &pinned).await?;
         ctx.store.log(&client, run.run_id, &who(), "spec changed", &digest).await?;
     }
     let reopened = ctx.store.reopen(&client, run.run_id, next == Next::Retry).await?;
@@ -91,7 +93,11 @@ pub(super) async fn drive(
     ctx.store.log(&client, run.run_id, &who(), next.word(), &detail).await?;
     // Read again: an operator may have tuned it between our first look and the lock.
     let run = ctx.store.run(&client, run.run_id).await?;
-    let cut_by = if plan.way.striping.is_some() { "stripes" } else { "key" };
+    let cut_by = match plan.way.striping {
+        _ if plan.way.is_physical => "place",
+        Some(_) => "stripes",
+        None => "key",
+    };
     let sizes = (plan.table.heap_bytes, plan.table.index_bytes);
     ctx.store.note_storage(&client, run.run_id, cut_by, sizes).await?;
     let sums = ctx.store.sums(&client, run.run_id).await?;
@@ -115,7 +121,7 @@ pub(super) async fn drive(
     // The first passes of a window are the dear ones, and say nothing about the rest.
     let two_windows = plan.way.striping.map_or(0.0, |striping| window_max(striping) * 2.0);
     let small_leaves = plan.small_leaves();
-    let parts = plan.by_leaf().map_or(vec![plan.table_rows], |leaves| leaves.rows(plan.table_rows));
+    let parts = plan.leaf_rows();
     let start = Start {
         chunk_rows: run
             .last
@@ -140,6 +146,10 @@ pub(super) async fn drive(
         no_wait: flags.pace.no_wait,
         spent: run.last.spent.clone(),
     };
+    let (table, table_ceiling) =
+        (TableRef { oid: plan.table.oid, name: plan.table.name.clone() }, plan.ceiling.clone());
+    let counts_hot = (plan.table.kind == "r" || run.leaves.is_some()) && plan.server.counts;
+    let (sql, walk) = plan.into_chunk_sql();
     let work = Work {
         database: ctx.database.clone(),
         store: Arc::new(crate::state::Store::new(ctx.store.schema().clone())),
@@ -147,14 +157,15 @@ pub(super) async fn drive(
         run_id: run.run_id,
         epoch,
         ceiling: match Guard::Ceiling.is_out() {
-            true => plan.ceiling.clone(),
+            true => table_ceiling,
             false => run.ceiling.clone(),
         },
         leaves: run.leaves.clone(),
         small_leaves,
-        table: TableRef { oid: plan.table.oid, name: plan.table.name.clone() },
-        counts_hot: (plan.table.kind == "r" || run.leaves.is_some()) && plan.server.counts,
-        sql: Arc::new(plan.into_chunk_sql()),
+        table,
+        counts_hot,
+        sql: Arc::new(sql),
+        walk: walk.map(Arc::new),
         has_quarantine: quarantined > 0,
         caution: Arc::default(),
     };

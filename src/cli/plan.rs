@@ -11,7 +11,6 @@ use super::{AcceptFlags, LimitFlags, pace, print, print_json};
 use crate::calendar::week;
 use crate::engine::stripe_rows_max;
 use crate::event::{bytes, count, duration};
-use crate::key::Form;
 use crate::plan::{Accepted, ByLeaf, Forecast, LeafNow, Plan, Rehearsal, rehearse};
 use crate::settings::Limits;
 use crate::signal::Kind;
@@ -137,12 +136,12 @@ fn as_json(
         "ceiling": plan.ceiling.as_ref().map(|bound| &bound.0),
         "leaves": plan.by_leaf().map(leaves_json),
         "through_parent_because": plan.leaves.as_ref().and_then(|leaves| leaves.as_ref().err()),
-        "statement": plan.sql.update.get(Form::WHOLE),
+        "statement": plan.update_statement(),
         "remaining": plan.remaining,
         "undo": plan.undo,
         "table_rows_estimate": plan.table_rows,
         "rows_to_do_estimate": plan.rows_to_do,
-        "order": { "stripes": plan.way.striping.map_or(1, |striping| striping.k), "reason": plan.way.reason },
+        "order": { "by_place": plan.way.is_physical, "stripes": plan.way.striping.map_or(1, |striping| striping.k), "reason": plan.way.reason },
         "storage": pacing.forecast,
         "hot_possible": plan.hot_blockers.is_empty(),
         "hot_blockers": plan.hot_blockers,
@@ -263,7 +262,7 @@ fn as_text(
         Some(description) => format!("{}: {description}", spec.name),
         None => spec.name.clone(),
     };
-    let statement = indent(plan.sql.update.get(Form::WHOLE));
+    let statement = indent(&plan.update_statement());
     let next = format!("nothing was changed; start it with: backfill run {}", spec.name);
     format!("{head}\n{}\n  each chunk runs\n{statement}\n{next}", lines.join("\n"))
 }

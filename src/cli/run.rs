@@ -8,7 +8,6 @@ use super::context::{Context, who};
 use super::drive::{Job, Next, drive};
 use super::failure::{Exit, Failure};
 use super::{AcceptFlags, LimitFlags, PaceFlags, ResumeFlags, pace, reverse, say};
-use crate::key::Form;
 use crate::mutation::Guard;
 use crate::plan::Plan;
 use crate::spec::Spec;
@@ -88,6 +87,7 @@ pub(super) async fn register(
     }
     ctx.store.install(client).await?;
     let ceiling = plan.run_ceiling();
+    let statement = plan.update_statement();
     let (digest, me, table_name) = (spec.digest(), who(), plan.table.name.plain());
     let new = NewRun {
         name,
@@ -96,8 +96,8 @@ pub(super) async fn register(
         table_oid: plan.table.oid,
         key: &plan.key,
         ceiling: ceiling.as_ref(),
-        leaves: plan.by_leaf().map(|by_leaf| &by_leaf.leaves),
-        spec: pinned(spec, &digest, &plan),
+        leaves: plan.run_leaves(),
+        spec: pinned(spec, (&digest, &statement), &plan),
         session: &plan.session,
         table_rows_estimate: plan.table_rows,
         who: &me,
@@ -117,11 +117,15 @@ pub(super) async fn register(
     Ok((run, plan))
 }
 
-pub(super) fn pinned<'a>(spec: &'a Spec, digest: &'a str, plan: &'a Plan) -> PinnedSpec<'a> {
+pub(super) fn pinned<'a>(
+    spec: &'a Spec,
+    (digest, statement): (&'a str, &'a str),
+    plan: &'a Plan,
+) -> PinnedSpec<'a> {
     PinnedSpec {
         digest,
         text: &spec.source,
-        statement: plan.sql.update.get(Form::WHOLE),
+        statement,
         remaining: plan.remaining.as_deref(),
         verify_query: plan.verify_query(),
     }

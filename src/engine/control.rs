@@ -42,6 +42,7 @@ impl Dispatcher<'_> {
             self.end(Ending::Drain("stopped by a signal".to_owned()));
         }
         self.cancel_vacuum("the run is being stopped").await;
+        self.cancel_look().await;
         if stop == Stop::Cancel {
             let tokens: Vec<_> =
                 self.in_flight.values().filter_map(|chunk| chunk.token.clone()).collect();
@@ -68,11 +69,22 @@ impl Dispatcher<'_> {
                     self.cancel_vacuum("the run is being stopped").await;
                 }
             }
+            Note::Looking(token) => {
+                self.look = token;
+                self.cancel_look().await;
+            }
             Note::Written(seq) => {
                 if let Some(in_flight) = self.in_flight.get_mut(&seq) {
                     in_flight.is_written = true;
                 }
             }
+        }
+    }
+
+    /// Ends a look that nobody waits for any more; it writes nothing.
+    async fn cancel_look(&self) {
+        if let Some(token) = self.look.as_ref().filter(|_| self.ending.is_some()) {
+            self.cancel(token).await;
         }
     }
 
@@ -89,6 +101,7 @@ impl Dispatcher<'_> {
         let is_held = matches!(self.ask_throttle(), Verdict::Hold(_));
         self.watch_vacuum(is_held).await;
         self.vacuum_if_due();
+        self.cancel_look().await;
         for detail in std::mem::take(&mut self.unlogged) {
             self.audit("throttle", &detail).await;
         }

@@ -106,8 +106,14 @@ pub struct Dispatcher<'l> {
     pub(super) shortage_ends: Option<Instant>,
     /// Leaves that are no part of the table any more, as far as this runner has met them.
     pub(super) passed: HashSet<usize>,
+    /// Whether the next cut waits for the walk to be done.
+    pub(super) waits_for_walk: bool,
+    /// Whether it has been told that the table was rewritten.
+    pub(super) is_rewritten: bool,
+    /// How to cancel the look under way behind a walk.
+    pub(super) look: Option<CancelToken>,
     /// The next chunk to start, already charged for.
-    charged: Option<(Chunk, Charge)>,
+    pub(super) charged: Option<(Chunk, Charge)>,
     pub(super) ending: Option<Ending>,
     /// When the server was first and last found missing, in one stretch.
     pub(super) absent: Option<(Instant, Instant)>,
@@ -162,6 +168,9 @@ impl<'l> Dispatcher<'l> {
             told_at: None,
             unlogged: Vec::new(),
             passed: HashSet::new(),
+            waits_for_walk: false,
+            is_rewritten: false,
+            look: None,
             is_unpublished: true,
             published_at: None,
             shortage_ends: None,
@@ -286,7 +295,7 @@ impl<'l> Dispatcher<'l> {
                 self.attempted(chunk, attempt).await;
             }
             Some(joined) = self.cuts.join_next() => {
-                self.was_cut(joined.expect("a cut does not panic"));
+                self.was_cut(joined.expect("a cut does not panic")).await;
             }
             ended = self.vacuums.ended() => self.vacuum_ended(ended).await,
             Some(note) = self.notes.1.recv() => self.noted(note).await,

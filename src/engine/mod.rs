@@ -2,7 +2,7 @@
 //!
 //! One task, the [`dispatcher`], owns everything that changes: the queue, the limits, the sizer, the pacer, what is in flight. A
 //! [`worker`] takes one chunk through one transaction and reports; it shares nothing. The [`chunker`] cuts the next chunks behind the
-//! last one, and halves those that do not go through. Resuming is starting: pending chunks come first, then cutting goes on where it
+//! last one; [`halving`] cuts those again that do not go through. Resuming is starting: pending chunks come first, then cutting goes on where it
 //! ended.
 //!
 //! A chunk's future is never cancelled from outside. Its time is bounded on the server; a second signal cancels the statement there,
@@ -14,6 +14,7 @@ mod control;
 mod crew;
 mod pacing;
 pub mod dispatcher;
+pub mod halving;
 pub mod queue;
 mod recovery;
 pub mod retry;
@@ -21,6 +22,7 @@ pub mod sizer;
 mod stripes;
 mod supply;
 mod vacuuming;
+mod walk;
 pub mod worker;
 mod writing;
 
@@ -35,7 +37,7 @@ pub use stripes::{stripe_rows_max, window_max};
 use crate::db::session::Bounds;
 use crate::db::{Class, Database, Session};
 use crate::key::{Bound, Leaves, Place};
-use crate::plan::ChunkSql;
+use crate::plan::{ChunkSql, Walk};
 use crate::settings::{Durability, Limits};
 use crate::sql::QualifiedName;
 use crate::state::{Address, RunState, Store, StoreError};
@@ -49,6 +51,8 @@ pub struct Work {
     pub store: Arc<Store>,
     /// The statements.
     pub sql: Arc<ChunkSql>,
+    /// What is sent to the leaves that are walked by place.
+    pub walk: Option<Arc<Walk>>,
     /// What every transaction pins.
     pub session: Session,
     /// The run.

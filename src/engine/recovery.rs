@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::dispatcher::{Dispatcher, Ending};
 use super::retry::{ABSENCE_MAX, Action, decide, is_deadly, jitter};
-use super::{Fault, Setback, Stop, chunker};
+use super::{Fault, Setback, Stop, halving};
 use crate::db::Class;
 use crate::event::Event;
 use crate::state::Chunk;
@@ -111,25 +111,25 @@ impl Dispatcher<'_> {
     }
 
     async fn halve(&mut self, chunk: Chunk, fault: Fault, attempts: u32) {
-        match chunker::halve(&self.work, &chunk).await {
-            Ok(chunker::Halved::Parts(lower, upper)) => {
+        match halving::halve(&self.work, &chunk).await {
+            Ok(halving::Halved::Parts(lower, upper)) => {
                 self.listener.hear(&Event::Split { seq: chunk.seq, error: fault.message });
                 self.queue.forget(chunk.seq);
                 self.saw(std::slice::from_ref(&upper));
                 self.queue.push_front(upper);
                 self.queue.push_front(lower);
             }
-            Ok(chunker::Halved::Single(key)) if fault.class == Class::Data => {
+            Ok(halving::Halved::Single(key)) if fault.class == Class::Data => {
                 self.set_aside(chunk, key, fault).await;
             }
-            Ok(chunker::Halved::Single(_)) => {
+            Ok(halving::Halved::Single(_)) => {
                 // Only its key count was out of date: as a chunk of one entry it is retried or given up.
                 let single = Chunk { keys: 1, ..chunk };
                 Box::pin(self.act(single, fault, attempts)).await;
             }
-            Ok(chunker::Halved::Empty) if attempts > EMPTY_MAX => self.give_up(chunk, &fault).await,
-            Ok(chunker::Halved::Empty) => self.queue.push_front(chunk),
-            Ok(chunker::Halved::Done(rows)) => self.found_done(&chunk, rows),
+            Ok(halving::Halved::Empty) if attempts > EMPTY_MAX => self.give_up(chunk, &fault).await,
+            Ok(halving::Halved::Empty) => self.queue.push_front(chunk),
+            Ok(halving::Halved::Done(rows)) => self.found_done(&chunk, rows),
             Err(setback) => self.step_failed(chunk, setback, attempts),
         }
     }
@@ -150,8 +150,12 @@ impl Dispatcher<'_> {
     }
 
     async fn set_aside(&mut self, chunk: Chunk, key: crate::key::Bound, fault: Fault) {
-        if let Err(setback) = chunker::set_aside(&self.work, &chunk, &key, &fault).await {
-            return self.step_failed(chunk, setback, 1);
+        let is_aside = match halving::set_aside(&self.work, &chunk, &key, &fault).await {
+            Ok(is_aside) => is_aside,
+            Err(setback) => return self.step_failed(chunk, setback, 1),
+        };
+        if !is_aside {
+            return self.found_done(&chunk, 0);
         }
         self.count_quarantined().await;
         self.queue.forget(chunk.seq);

@@ -16,15 +16,19 @@ const READY_PER_WORKER: usize = 2;
 /// Under a rate limit, the share of a second's rows that one chunk may span: the load stays even and a stop takes hold quickly.
 const RATE_SHARE: f64 = 0.25;
 
+/// When to ask again for what the walk has left, where nothing else says.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// Pending chunks read at once when a run is taken up again.
 const PAGE: i64 = 1_000;
 
 impl Dispatcher<'_> {
     pub(super) fn wants_chunks(&self) -> bool {
         let is_low = self.queue.ready() < self.low && self.cuts.is_empty();
+        let is_kept = self.waits_for_walk && !self.is_idle();
         let has_more = self.has_pages || self.must_reload || !self.fully_cut;
         let is_due = self.cut_due.is_none_or(|due| due <= Instant::now());
-        self.ending.is_none() && is_low && has_more && is_due
+        self.ending.is_none() && is_low && !is_kept && has_more && is_due
     }
 
     /// Pending chunks of earlier runners first, then new ones from the index.
@@ -95,19 +99,50 @@ impl Dispatcher<'_> {
         let cutting = self.stripes.cutting(size, workers, workers * READY_PER_WORKER as u32);
         let passes_end = if cutting.stripes > 1 { cutting.count as usize } else { 0 };
         self.low = passes_end.max(workers as usize * READY_PER_WORKER / 2);
-        let work = self.work.clone();
-        self.cuts.spawn(async move { chunker::cut(&work, cutting).await });
+        let (work, notes) = (self.work.clone(), self.notes.0.clone());
+        self.cuts.spawn(async move { chunker::cut(&work, cutting, &notes).await });
     }
 
-    pub(super) fn was_cut(&mut self, sliced: Result<Sliced, Setback>) {
+    pub(super) async fn was_cut(&mut self, sliced: Result<Sliced, Setback>) {
+        self.look = None;
         match sliced {
             Ok(sliced) => {
                 (self.cut_due, self.cut_failures) = (None, 0);
                 self.saw(&sliced.chunks);
                 self.fully_cut = sliced.fully_cut;
+                if sliced.waits && self.is_idle() {
+                    // Chunks of the walk that this runner has not met yet.
+                    self.must_reload = true;
+                    self.cut_due = Some(Instant::now() + AGAIN);
+                }
+                self.waits_for_walk = sliced.waits;
+                self.tell_walk(&sliced).await;
                 self.queue.append(sliced.chunks);
             }
             Err(setback) => self.cut_failed(setback),
+        }
+    }
+
+    /// Whether no chunk is at work or waits for a worker.
+    fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.queue.is_empty() && self.charged.is_none()
+    }
+
+    /// Tells what happens to a walk: that the table has been rewritten under it, once, and what is swept behind it.
+    async fn tell_walk(&mut self, sliced: &Sliced) {
+        if sliced.is_rewritten && !self.is_rewritten {
+            self.is_rewritten = true;
+            let what = "the table was rewritten under the walk: what it does not meet any more is swept by key";
+            self.audit("rewritten", what).await;
+            self.listener.hear(&Event::Rewritten {});
+        }
+        if let Some(keys) = sliced.swept {
+            let detail = match keys {
+                Some(keys) => format!("{keys} rows that the walk did not do"),
+                None => "all keys: too many rows are left to list them".to_owned(),
+            };
+            self.audit("sweep", &detail).await;
+            self.listener.hear(&Event::Sweeping { rows: keys });
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::{CancelToken, Client};
 
 use super::writing::write;
-use super::{Fault, Setback, Work, chunker};
+use super::{Fault, Setback, Work, halving};
 use crate::db::roll_back;
 use crate::db::session::Bounds;
 use crate::key::Place;
@@ -65,6 +65,8 @@ pub enum Note {
     Written(i64),
     /// A vacuum has its connection; the token cancels it.
     Vacuuming(CancelToken),
+    /// A look behind a walk has its connection, and the token cancels it; or it is over.
+    Looking(Option<CancelToken>),
 }
 
 /// Takes a chunk through its transaction. One of unknown size is cut into slices of `size` entries first.
@@ -75,7 +77,7 @@ pub async fn work(
     notes: mpsc::UnboundedSender<Note>,
 ) -> (Chunk, Attempt) {
     if chunk.keys == 0 && work.leaves.is_some() {
-        match chunker::measure(&work, &chunk, size).await {
+        match halving::measure(&work, &chunk, size).await {
             Ok(None) => {}
             Ok(Some(parts)) => return (chunk, Attempt::Measured(parts)),
             Err(setback) => return (chunk, Attempt::Setback(setback)),

@@ -38,7 +38,10 @@ pub(super) async fn write(
 ) -> Result<Written, Setback> {
     let params = range_params(&claim.range);
     let mut bind = typed(&params);
-    if work.sql.keep.is_some() {
+    if matches!(claim.place, Place::Gone(_)) && work.walk.is_some() {
+        return Err(fatal(format!("{} is not there any more", work.table.name.plain())));
+    }
+    if work.sql_at(&claim.place).keep.is_some() {
         bind.extend([(&seq as &(dyn ToSql + Sync), Type::INT8), (&claim.source_seq, Type::INT8)]);
     }
     let chunk = Writing { work, client, claim, width: params.len(), bind, bounds };
@@ -73,7 +76,7 @@ impl Writing<'_> {
     /// Writes a part of the chunk.
     async fn part(&self, form: Form) -> Result<Written, Setback> {
         let here = |sql: &ByRange| self.claim.place.text(sql.get(form)).map(Cow::into_owned);
-        let sql = &self.work.sql;
+        let sql = self.work.sql_at(&self.claim.place);
         if let Some(ambiguous) = sql.ambiguous.as_ref().and_then(here) {
             let rows = self.query(&ambiguous, &self.bind[..self.width]).await?;
             if let Some(row) = rows.first() {

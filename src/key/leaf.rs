@@ -1,20 +1,25 @@
-//! Ranges of a run that goes through a partitioned table leaf by leaf.
+//! Ranges of a run that goes through a partitioned table leaf by leaf, or through a table twice.
 //!
 //! The bounds of such a run begin with the number of a leaf, so its chunks are one chain from the first leaf to the last, each in one
-//! leaf: the first chunk of a leaf begins where the last one of the leaf before it ends. Pure.
+//! leaf: the first chunk of a leaf begins where the last one of the leaf before it ends.
+//!
+//! A run in physical order has two leaves that are the table itself: one to walk, whose bounds are places in the heap, and one to sweep, by
+//! key, for what was moved out of the walk's way. Pure.
 
 use std::borrow::Cow;
 
 use super::{Bound, KeyRange};
 use crate::sql::QualifiedName;
 
-/// A partition that holds rows itself.
+/// A partition that holds rows itself, or a table on one of its ways.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
     /// `pg_class.oid`.
     pub oid: u32,
-    /// The greatest key when the run began; none when it was empty.
+    /// The greatest key when the run began, or where the heap ended; none when it was empty.
     pub ceiling: Option<Bound>,
+    /// Whether it is walked: its bounds are places, not keys.
+    pub is_walked: bool,
 }
 
 /// The leaves of a table when a run began, in its order. They are numbered from 1.
@@ -25,6 +30,16 @@ impl Leaves {
     /// A leaf by its number.
     pub fn get(&self, number: usize) -> Option<&Leaf> {
         self.0.get(number.checked_sub(1)?)
+    }
+
+    /// Whether a leaf is walked.
+    pub fn is_walked(&self, number: usize) -> bool {
+        self.get(number).is_some_and(|leaf| leaf.is_walked)
+    }
+
+    /// How many are walked: the first ones.
+    pub fn walked(&self) -> usize {
+        self.0.iter().filter(|leaf| leaf.is_walked).count()
     }
 
     /// The end of the last leaf that has one.
@@ -69,7 +84,7 @@ impl KeyRange {
         let after = self.after.as_ref().and_then(Bound::split_leaf);
         let Some((number, upto)) = self.upto.split_leaf() else { return self.clone() };
         let after = after.filter(|(other, _)| *other == number).map(|(_, key)| key);
-        KeyRange { after, upto, stripe: self.stripe }
+        KeyRange { after, upto, stripe: self.stripe, only: self.only.clone() }
     }
 }
 
@@ -97,6 +112,14 @@ impl Place {
         }
     }
 
+    /// The number of the leaf; none for the table as a whole.
+    pub fn leaf(&self) -> Option<usize> {
+        match self {
+            Place::Table => None,
+            Place::Leaf(number, _) | Place::Gone(number) => Some(*number),
+        }
+    }
+
     /// A key of this place as a bound of the run.
     pub fn bound(&self, key: &Bound) -> Bound {
         match self {
@@ -115,7 +138,11 @@ mod tests {
     }
 
     fn leaves(ceilings: &[Option<&str>]) -> Leaves {
-        let leaf = |ceiling: &Option<&str>| Leaf { oid: 1, ceiling: ceiling.map(|c| bound(&[c])) };
+        let leaf = |ceiling: &Option<&str>| Leaf {
+            oid: 1,
+            ceiling: ceiling.map(|c| bound(&[c])),
+            is_walked: false,
+        };
         Leaves(ceilings.iter().map(leaf).collect())
     }
 

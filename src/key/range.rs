@@ -4,7 +4,7 @@
 //! stops at the end of the leading value: with a tenant of a hundred million rows, every chunk would read what is left of the tenant. So a
 //! statement that must not read on is sent for [`Part`]s of the range, each of which compares single columns.
 
-use super::{Bound, Key};
+use super::{Bound, Key, KeyColumn, Spread};
 use crate::sql::Ident;
 
 /// Those rows whose key hashes to `j` of `k`, or leaves that remainder.
@@ -27,6 +27,8 @@ pub struct KeyRange {
     pub upto: Bound,
     /// The stripe; none for all rows of the slice.
     pub stripe: Option<Stripe>,
+    /// The only keys of the slice that are looked at, as a JSON array with an array of texts for each; none for all of them.
+    pub only: Option<String>,
 }
 
 /// Which conditions a range has, which decides the text of its statements.
@@ -57,6 +59,8 @@ pub enum Striped {
 pub enum Part {
     /// All of it, by comparing whole keys.
     Whole,
+    /// Those keys of it that are listed.
+    Only,
     /// All of it, where the ends differ in the last column alone.
     Last,
     /// Keys that begin like the lower end in one column more than the ends share, which are so many.
@@ -72,7 +76,7 @@ impl Part {
     /// Its place among the parts of a range, in the order of the key.
     pub fn ordinal(self) -> usize {
         match self {
-            Part::Whole | Part::Last => 0,
+            Part::Whole | Part::Only | Part::Last => 0,
             Part::Begin(_) => 1,
             Part::Middle(_) => 2,
             Part::End(_, like) => 2 + like,
@@ -111,6 +115,8 @@ impl Form {
         if width == 1 {
             forms.push(Form { stripe: Striped::Listed, ..Form::WHOLE });
         }
+        let only = |has_after| Form { has_after, stripe: Striped::No, part: Part::Only };
+        forms.extend([only(false), only(true)]);
         forms
     }
 
@@ -128,7 +134,7 @@ impl Form {
 impl KeyRange {
     /// A whole slice.
     pub fn new(after: Option<Bound>, upto: Bound) -> KeyRange {
-        KeyRange { after, upto, stripe: None }
+        KeyRange { after, upto, stripe: None, only: None }
     }
 
     /// Which conditions it has as a whole.
@@ -139,13 +145,14 @@ impl KeyRange {
             Some(stripe) if stripe.is_dense && has_after => Striped::Listed,
             Some(_) => Striped::Scanned,
         };
-        Form { has_after, stripe, part: Part::Whole }
+        let part = if self.only.is_some() { Part::Only } else { Part::Whole };
+        Form { has_after, stripe, part }
     }
 
     /// The forms of its parts, in the order of the key. All of them take the parameters of the whole.
     pub fn parts(&self) -> Vec<Form> {
         let (form, width) = (self.form(), self.upto.0.len());
-        if width == 1 {
+        if width == 1 || self.only.is_some() {
             return vec![form];
         }
         let part = |part: Part| Form { part, ..form };
@@ -161,11 +168,12 @@ impl KeyRange {
         [Part::Begin(same), Part::Middle(same)].into_iter().chain(ends).map(part).collect()
     }
 
-    /// The parameters for [`Key::range_sql`]: `after` (when there is one), `upto`, and the stripe (when it is one).
+    /// The parameters for [`Key::range_sql`]: `after` (when there is one), `upto`, the stripe (when it is one), and the listed keys (when
+    /// there are any).
     pub fn params(&self) -> Vec<String> {
         let bounds = self.after.iter().chain([&self.upto]).flat_map(|bound| bound.0.clone());
         let stripe = self.stripe.map(|stripe| [stripe.k.to_string(), stripe.j.to_string()]);
-        bounds.chain(stripe.into_iter().flatten()).collect()
+        bounds.chain(stripe.into_iter().flatten()).chain(self.only.clone()).collect()
     }
 }
 
@@ -217,7 +225,7 @@ impl Ends<'_> {
             (0..columns).map(|i| self.column(i, "=", end)).collect::<Vec<_>>()
         };
         match part {
-            Part::Whole => {
+            Part::Whole | Part::Only => {
                 let lower = self.after.map(|after| self.rows(0, (">", ">="), after));
                 lower.into_iter().chain([upto()]).collect()
             }
@@ -246,7 +254,7 @@ impl Ends<'_> {
 
 impl Key {
     /// The predicate of a range, or of a part of one, over the columns of `table`. Parameters are numbered from `first`: the columns of
-    /// `after`, those of `upto`, then the number of stripes and the stripe, as far as the form has them.
+    /// `after`, those of `upto`, then the number of stripes and the stripe, then the listed keys, as far as the form has them.
     pub fn range_sql(&self, table: &Ident, form: Form, first: usize) -> String {
         let width = self.columns.len();
         let upto = first + if form.has_after { width } else { 0 };
@@ -257,6 +265,9 @@ impl Key {
         }
         if form.stripe == Striped::Listed {
             terms.push(self.list_sql(table, first));
+        }
+        if form.part == Part::Only {
+            terms.push(self.only_sql(table, upto + width));
         }
         terms.join(" AND ")
     }
@@ -269,7 +280,8 @@ impl Key {
     /// How many parameters [`Key::range_sql`] takes.
     pub fn range_params(&self, form: Form) -> usize {
         let stripe = if form.stripe == Striped::No { 0 } else { 2 };
-        self.columns.len() * if form.has_after { 2 } else { 1 } + stripe
+        let only = usize::from(form.part == Part::Only);
+        self.columns.len() * if form.has_after { 2 } else { 1 } + stripe + only
     }
 
     /// The remainder that is never negative, of an expression in `int8`.
@@ -297,6 +309,23 @@ impl Key {
         )
     }
 
+    /// The keys that a parameter lists.
+    fn only_sql(&self, table: &Ident, param: usize) -> String {
+        let value = |(i, column): (usize, &KeyColumn)| {
+            format!("(backfill_key OPERATOR(pg_catalog.->>) {i})::{}", column.type_sql)
+        };
+        let values: Vec<String> = self.columns.iter().enumerate().map(value).collect();
+        let listed = format!(
+            "SELECT {} FROM pg_catalog.jsonb_array_elements(${param}::pg_catalog.text::pg_catalog.jsonb) AS backfill_listed (backfill_key)",
+            values.join(", ")
+        );
+        match self.columns.as_slice() {
+            // As an array, which the index is asked for whatever the planner thinks of its length.
+            [column] => format!("{table}.{} = ANY (ARRAY({listed}))", column.name),
+            _ => format!("({}) IN ({listed})", self.columns_sql(table)),
+        }
+    }
+
     /// Each column's hash is the seed of the next one's, as far as there are hashes. Without its sign, because a remainder keeps that.
     fn stripe_sql(&self, table: &Ident, first: usize) -> String {
         let (k, j) =
@@ -304,6 +333,11 @@ impl Key {
         if self.is_by_remainder() {
             let value = format!("{table}.{}::pg_catalog.int8", self.columns[0].name);
             return format!("{} OPERATOR(pg_catalog.=) {j}", Key::remainder_sql(&value, &k));
+        }
+        if let [KeyColumn { name, spread: Some(Spread::Item), .. }] = self.columns.as_slice() {
+            // A place is sent as four bytes of its page and two of its item there, which has no other cheap way out.
+            let item = format!("pg_catalog.get_byte(pg_catalog.tidsend({table}.{name}), 5)");
+            return format!("{item} OPERATOR(pg_catalog.%) {k} OPERATOR(pg_catalog.=) {j}");
         }
         let hash = self.columns.iter().fold("0".to_owned(), |seed, column| match &column.spread {
             Some(spread) => format!("{}({table}.{}, {seed})", spread.as_str(), column.name),
@@ -317,7 +351,6 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::{KeyColumn, Spread};
 
     fn key(columns: &[(&str, &str)]) -> Key {
         let column = |(name, ty): &(&str, &str)| KeyColumn {
@@ -393,6 +426,24 @@ mod tests {
     }
 
     #[test]
+    fn listed_keys_are_looked_for_by_index_and_within_the_range() {
+        let range = KeyRange {
+            only: Some(r#"[["7"]]"#.to_owned()),
+            ..KeyRange::new(None, Bound(vec!["9".to_owned()]))
+        };
+        let one = key(&[("id", "int8")]);
+        let sql = one.range_sql(&Ident::new("t"), range.form(), 1);
+        let expected = r#""t"."id" <= $1::int8 AND "t"."id" = ANY (ARRAY(SELECT (backfill_key OPERATOR(pg_catalog.->>) 0)::int8 FROM"#;
+        assert!(sql.starts_with(expected) && sql.contains("($2::pg_catalog.text::"), "{sql}");
+        assert_eq!((one.range_params(range.form()), range.params().len()), (2, 2));
+        let two = key(&[("a", "int4"), ("b", "text")]);
+        let form = Form { part: Part::Only, ..Form::WHOLE };
+        let sql = two.range_sql(&Ident::new("t"), form, 1);
+        assert!(sql.contains(r#" AND ("t"."a", "t"."b") IN (SELECT (backfill_key"#), "{sql}");
+        assert!(sql.contains("($5::pg_catalog.text::"), "{sql}");
+    }
+
+    #[test]
     fn every_part_has_a_form_among_all() {
         for width in 1..5 {
             let all = Form::all(width);
@@ -401,9 +452,12 @@ mod tests {
             };
             for same in 0..=width {
                 for after in [None, Some(bound(width, ""))] {
-                    for stripe in [None, Some(Stripe { j: 0, k: 2, is_dense: width == 1 })] {
-                        let range =
-                            KeyRange { after: after.clone(), upto: bound(same, "2"), stripe };
+                    let striped = Some(Stripe { j: 0, k: 2, is_dense: width == 1 });
+                    for (stripe, only) in
+                        [(None, None), (striped, None), (None, Some(String::new()))]
+                    {
+                        let whole = KeyRange::new(after.clone(), bound(same, "2"));
+                        let range = KeyRange { stripe, only, ..whole };
                         let parts = range.parts();
                         assert!(parts.iter().chain([&range.form()]).all(|form| all.contains(form)));
                         let ordinals: Vec<usize> = parts.iter().map(|f| f.part.ordinal()).collect();

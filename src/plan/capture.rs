@@ -182,7 +182,7 @@ impl Builder<'_> {
             "SELECT {}{}\n WHERE {}\n   AND ({})",
             self.image_values(&name.to_string(), Some(&name.to_string()), None),
             self.from_target().as_str(),
-            self.key.range_sql(name, form, 1),
+            self.range_sql(form),
             self.needed().as_str(),
         )
     }
@@ -334,7 +334,7 @@ impl Builder<'_> {
 
     /// The number of the parameter that is the chunk's number; the source chunk's follows it.
     pub(super) fn seq_param(&self, form: Form) -> usize {
-        self.key.range_params(form) + 1
+        self.range_params(form) + 1
     }
 
     pub(super) fn numbered_names(&self, prefix: &str) -> Vec<String> {

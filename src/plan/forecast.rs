@@ -45,7 +45,8 @@ impl Plan {
     /// Part of the updates that will be HOT, where there is anything to go by.
     pub fn hot_share(&self) -> f64 {
         if let Some(striping) = self.way.striping {
-            let found = if self.key.is_by_remainder() { HOT_BY_REMAINDER } else { HOT_BY_HASH };
+            let is_even = self.way.is_physical || self.key.is_by_remainder();
+            let found = if is_even { HOT_BY_REMAINDER } else { HOT_BY_HASH };
             return (1.0 - 1.0 / f64::from(striping.k)) * found;
         }
         // Without stripes there is only the room that the fill factor left.

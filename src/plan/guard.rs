@@ -4,6 +4,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::leaves::Trial;
 use super::rehearse::{self, ROWS};
 use super::{Plan, PlanError, Refusal};
 use crate::db::error::is_about_the_statement;
@@ -17,16 +18,31 @@ const SMALL_HEAP: i64 = 1 << 20;
 /// themselves.
 const FEW: i64 = 10;
 
+/// How a plan reads a range of places.
+const BY_PLACE: &str = "Tid Range Scan";
+
 /// Refuses a statement that would not reach the target by its key.
 pub(super) async fn guard(client: &Client, plan: &Plan) -> Result<Option<Refusal>, PlanError> {
-    let trial = plan.trial();
-    // The planner has no reason to prefer one index to another where each leads to the whole table.
-    if trial.heap_bytes <= SMALL_HEAP {
-        return Ok(None);
+    for trial in plan.trials() {
+        // The planner has no reason to prefer one index to another where each leads to the whole table.
+        if trial.heap_bytes <= SMALL_HEAP {
+            continue;
+        }
+        if let Some(refusal) = guard_trial(client, plan, &trial).await? {
+            return Ok(Some(refusal));
+        }
     }
+    Ok(None)
+}
+
+async fn guard_trial(
+    client: &Client,
+    plan: &Plan,
+    trial: &Trial<'_>,
+) -> Result<Option<Refusal>, PlanError> {
     let statement = |error| PlanError::Statement("explain the chunk statement", error);
     plan.session.begin(client, Bounds::LOOKUP).await.map_err(statement)?;
-    let plans = rehearse::explain_first_chunk(client, &trial).await;
+    let plans = rehearse::explain_first_chunk(client, trial).await;
     client.batch_execute("ROLLBACK").await.map_err(statement)?;
     for explain in plans.map_err(statement)? {
         for access in accesses(&explain[0]["Plan"], plan) {
@@ -98,6 +114,9 @@ impl Access<'_> {
                 }
                 None => return Ok(Some(format!("{what}, not by key ({})", plan.key.plain()))),
             }
+        }
+        if self.kind == BY_PLACE {
+            return Ok(None);
         }
         let by_no_index = || format!("{}, not by key ({})", self.kind, plan.key.plain());
         Ok(self.looks.is_empty().then(by_no_index))

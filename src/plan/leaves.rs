@@ -17,7 +17,7 @@ use super::{Plan, PlanError, Refusal, order};
 use crate::db::Session;
 use crate::db::error::sqlstate;
 use crate::db::session::Bounds;
-use crate::key::{Bound, Form, Key, LEAF, Leaf, Leaves, Place};
+use crate::key::{Bound, Form, Key, KeyRange, LEAF, Leaf, Leaves, Place};
 use crate::spec::Kind;
 use crate::sql::SqlText;
 use crate::state::Run;
@@ -45,6 +45,8 @@ pub(super) struct Trial<'p> {
     pub ceiling: Option<&'p Bound>,
     /// Bytes of the heap there.
     pub heap_bytes: i64,
+    /// The first chunk and its entries, where it need not be looked for.
+    pub first: Option<(KeyRange, i64)>,
 }
 
 impl Trial<'_> {
@@ -73,6 +75,7 @@ impl ByLeaf {
             place: Place::Leaf(at + 1, sample.name.clone()),
             ceiling: self.leaves.0[at].ceiling.as_ref(),
             heap_bytes: sample.heap_bytes,
+            first: None,
         })
     }
 }
@@ -88,6 +91,15 @@ impl Plan {
         self.leaves.as_ref().and_then(|leaves| leaves.as_ref().ok())
     }
 
+    /// How many of the table's rows each leaf of a run has.
+    pub fn leaf_rows(&self) -> Vec<i64> {
+        match (&self.physical, self.by_leaf()) {
+            (Some(physical), _) => vec![self.table_rows; physical.leaves.0.len()],
+            (None, Some(by_leaf)) => by_leaf.rows(self.table_rows),
+            (None, None) => vec![self.table_rows],
+        }
+    }
+
     /// The numbers of leaves that are cut into plain slices, because they are too small for stripes and nobody asked for those.
     pub fn small_leaves(&self) -> HashSet<usize> {
         let is_asked = self.spec.order.kind == Kind::Striped;
@@ -101,7 +113,7 @@ impl Plan {
 
     /// The greatest key of a run's chunks.
     pub fn run_ceiling(&self) -> Option<Bound> {
-        self.by_leaf().map_or_else(|| self.ceiling.clone(), |by_leaf| by_leaf.leaves.ceiling())
+        self.run_leaves().map_or_else(|| self.ceiling.clone(), Leaves::ceiling)
     }
 
     pub(super) fn trial(&self) -> Trial<'_> {
@@ -110,8 +122,23 @@ impl Plan {
             place: Place::Table,
             ceiling: self.ceiling.as_ref(),
             heap_bytes: self.table.heap_bytes,
+            first: None,
         };
+        if let Some([walk, _]) = self.physical_trials() {
+            return walk;
+        }
         self.by_leaf().and_then(ByLeaf::trial).unwrap_or_else(whole)
+    }
+
+    /// Chunks of each kind that a run has.
+    pub(super) fn trials(&self) -> Vec<Trial<'_>> {
+        self.physical_trials().map_or_else(|| vec![self.trial()], Vec::from)
+    }
+
+    /// The leaves that a run goes through.
+    pub fn run_leaves(&self) -> Option<&Leaves> {
+        let physical = self.physical.as_ref().map(|physical| &physical.leaves);
+        physical.or(self.by_leaf().map(|by_leaf| &by_leaf.leaves))
     }
 
     /// Why leaves cannot be written by their own names.
@@ -143,7 +170,8 @@ impl Plan {
     /// found by their keys, whatever partition they are in.
     pub(super) fn set_leaves_of(&mut self, run: &Run, by_images: bool) -> Result<(), PlanError> {
         let reason = || Err("as the run began".to_owned());
-        let Some(leaves) = &run.leaves else {
+        let by_leaf = run.leaves.as_ref().filter(|leaves| leaves.walked() == 0);
+        let Some(leaves) = by_leaf else {
             self.leaves = self.leaves.take().map(|_| reason());
             return Ok(());
         };
@@ -248,8 +276,10 @@ async fn ceilings(
     sql: &str,
     now: &[LeafNow],
 ) -> Result<Vec<(LeafNow, Leaf)>, tokio_postgres::Error> {
-    let mut found: Vec<(LeafNow, Leaf)> =
-        now.iter().map(|now| (now.clone(), Leaf { oid: now.oid, ceiling: None })).collect();
+    let mut found: Vec<(LeafNow, Leaf)> = now
+        .iter()
+        .map(|now| (now.clone(), Leaf { oid: now.oid, ceiling: None, is_walked: false }))
+        .collect();
     for batch in found.chunks_mut(ASKED_AT_ONCE) {
         let one = |(i, (now, _)): (usize, &(LeafNow, Leaf))| {
             format!("SELECT {i}, ({})", sql.replace(LEAF, &now.name.to_string()))

@@ -5,6 +5,7 @@
 //! mending command. Nothing it does survives: every transaction it opens is rolled back. The engine works from the plan alone
 //! and never learns which way it goes.
 
+mod boundaries;
 pub mod capture;
 pub mod checks;
 mod forecast;
@@ -13,6 +14,7 @@ mod judge;
 mod leaves;
 mod operators;
 mod order;
+mod physical;
 pub mod probe;
 pub mod rehearse;
 mod resolve;
@@ -36,6 +38,7 @@ pub use forecast::Forecast;
 use judge::{check_statement, has_few_values, judge_all, remaining, targets};
 pub use leaves::ByLeaf;
 pub use order::{Striping, Way};
+pub use physical::{Physical, Walk, place};
 pub use rehearse::Rehearsal;
 use resolve::{check_columns, find_table, read_ceiling};
 pub use reverse::Taken;
@@ -49,7 +52,7 @@ use tree::Tree;
 use crate::db::{ConnectError, Session};
 use crate::diagnostic::Report;
 use crate::key::{Bound, Key};
-use crate::spec::Spec;
+use crate::spec::{Kind, Spec};
 use crate::sql::Ident;
 use crate::state::StoreError;
 use crate::undo::UndoMode;
@@ -106,6 +109,8 @@ pub struct Plan {
     pub leaves: Option<Result<ByLeaf, String>>,
     /// The partitions of a partitioned table.
     tree: Option<Tree>,
+    /// How it goes through the table by place, when it does.
+    pub physical: Option<Physical>,
     /// In which order it goes through the table.
     pub way: Way,
     /// Rows in the table, as the planner sees them.
@@ -175,8 +180,14 @@ impl Plan {
         let uses = judge_all(client, &session, spec, &table).await?;
         let key = order::spread(client, &session, &table, key).await?;
         let targets = targets(&table, &written);
-        let builder =
-            Builder { spec, table: &table.name, key: &key, targets: &targets, leaf: None };
+        let builder = Builder {
+            spec,
+            table: &table.name,
+            key: &key,
+            targets: &targets,
+            leaf: None,
+            is_walk: false,
+        };
         check_statement(client, &session, spec, &builder).await?;
         let back = spec.way_back();
         let back_columns = back.as_ref().map(|back| check_columns(back, &table)).transpose()?;
@@ -210,7 +221,8 @@ impl Plan {
             warnings: Vec::new(),
             leaves: None,
             tree: None,
-            way: Way { striping: None, reason: String::new() },
+            physical: None,
+            way: Way::by_key(String::new()),
             table_rows: 0,
             rows_to_do: 0,
             server,
@@ -231,22 +243,33 @@ impl Plan {
         if accepted.only_reads {
             return Ok(plan);
         }
-        plan.way = plan
-            .choose_way(plan.table_rows)
-            .map_err(|refusal| PlanError::Refused(vec![refusal]))?;
+        let refused = |refusal| PlanError::Refused(vec![refusal]);
+        plan.set_way(None).map_err(refused)?;
+        let mut misled = guard::guard(client, &plan).await?;
+        if misled.is_some() && plan.way.is_physical && spec.order.kind != Kind::Physical {
+            plan.set_way(Some(false)).map_err(refused)?;
+            misled = guard::guard(client, &plan).await?;
+        }
         plan.warnings.extend(checks::fill_warning(
             plan.met(),
             plan.hot_blockers.is_empty() && plan.way.striping.is_none(),
         ));
-        match guard::guard(client, &plan).await? {
+        match misled {
             Some(refusal) if accepted.goes_on => {
                 plan.warnings.push(format!("{}: {}; {}", refusal.what, refusal.why, refusal.mend));
                 tracing::warn!("{}: {}", refusal.what, refusal.why);
                 Ok(plan)
             }
-            Some(refusal) => Err(PlanError::Refused(vec![refusal])),
+            Some(refusal) => Err(refused(refusal)),
             None => Ok(plan),
         }
+    }
+
+    /// Decides how to go through the table; whether `by_place` only where that is not decided yet.
+    fn set_way(&mut self, by_place: Option<bool>) -> Result<(), Refusal> {
+        self.way = self.choose_way(self.table_rows, by_place)?;
+        self.physical = self.way.is_physical.then(|| self.walk_and_sweep()).flatten();
+        Ok(())
     }
 
     /// Whether a plan node's alias stands for the target: partitions get their parent's alias with a number.
@@ -268,6 +291,7 @@ impl Plan {
             key: &self.key,
             targets: &self.targets,
             leaf: None,
+            is_walk: false,
         }
     }
 

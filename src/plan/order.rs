@@ -2,13 +2,14 @@
 
 use tokio_postgres::Client;
 
+use super::physical::rows_a_page;
 use super::table::Table;
 use super::{Plan, PlanError, Refusal};
 use crate::db::Session;
 use crate::db::session::Bounds;
 use crate::event::bytes;
 use crate::key::{Key, Spread};
-use crate::spec::Order;
+use crate::spec::{Kind, Order};
 
 /// A window of stripes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,10 +23,19 @@ pub struct Striping {
 /// How the table is gone through.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Way {
-    /// The stripes; none for plain slices in key order.
+    /// The stripes; none for plain slices.
     pub striping: Option<Striping>,
+    /// Whether it goes by place in the heap first; only by key otherwise.
+    pub is_physical: bool,
     /// Why, in words.
     pub reason: String,
+}
+
+impl Way {
+    /// By key, in plain slices.
+    pub(super) fn by_key(reason: String) -> Way {
+        Way { striping: None, is_physical: false, reason }
+    }
 }
 
 /// Stripes to choose from. Prime, so that keys in even steps fall into all of them. Eleven and more leave the index entries of the first
@@ -47,24 +57,33 @@ const WINDOW_MIN: f64 = 200_000.0;
 /// Correlation of key and heap below which a window of keys is not a stretch of the heap.
 const CORRELATED: f64 = 0.8;
 
-const PAGE: f64 = 8192.0;
-
 /// Whether a heap of so many bytes is better gone through without stripes.
 pub(super) fn is_small(heap_bytes: i64) -> bool {
     heap_bytes < SMALL_HEAP
 }
 
 impl Plan {
-    /// Decides the way through `rows` of the table.
-    pub(super) fn choose_way(&self, of: i64) -> Result<Way, Refusal> {
-        let plain = |reason: String| Ok(Way { striping: None, reason });
-        let key = format!("by key ({})", self.key.plain());
+    /// Decides the way through so many rows of the table; whether `by_place` only where that is not decided yet.
+    pub(super) fn choose_way(&self, of: i64, by_place: Option<bool>) -> Result<Way, Refusal> {
         let Order { kind, stripes } = self.spec.order;
-        let is_asked = kind == crate::spec::Kind::Striped;
-        if kind == crate::spec::Kind::Key {
+        let is_asked = kind == Kind::Striped;
+        if let (Kind::Physical, Some(refusal)) = (kind, self.physical_refusal()) {
+            return Err(refusal);
+        }
+        let is_wanted =
+            || kind == Kind::Physical || (kind == Kind::Auto && self.is_quicker_by_place());
+        let is_physical = by_place.unwrap_or_else(is_wanted);
+        let plain = |reason: String| Ok(Way { striping: None, is_physical, reason });
+        let key = match is_physical {
+            true => {
+                format!("by place, then what was moved meanwhile by key ({})", self.key.plain())
+            }
+            false => format!("by key ({})", self.key.plain()),
+        };
+        if kind == Kind::Key {
             return plain(format!("{key}: the spec says so"));
         }
-        if let Some((what, why)) = self.no_stripes() {
+        if let Some((what, why)) = self.no_stripes(is_physical) {
             return match is_asked {
                 true => Err(Refusal::new(
                     format!("the spec says `order = \"striped\"`: {what}{why}"),
@@ -76,7 +95,7 @@ impl Plan {
         }
         let rows = rows_a_page(&self.table, self.table_rows);
         let share = self.rows_to_do as f64 / of.max(1) as f64;
-        let each = if self.key.is_by_remainder() { 1.0 } else { ROWS_BY_HASH };
+        let each = if is_physical || self.key.is_by_remainder() { 1.0 } else { ROWS_BY_HASH };
         let most = rows * share.min(1.0) / each;
         let fitting = STRIPES.into_iter().find(|k| f64::from(*k) <= most);
         let k = stripes.or(fitting).unwrap_or(2);
@@ -93,7 +112,7 @@ impl Plan {
                 return plain(format!("{key}: a page has too few rows to write for stripes"));
             }
         }
-        if !is_asked && self.is_scattered() {
+        if !is_asked && !is_physical && self.is_scattered() {
             return plain(format!(
                 "{key}: its order is not that of the heap, so the passes of a window would each read the table from all over"
             ));
@@ -104,27 +123,38 @@ impl Plan {
         let reason = format!(
             "in {k} stripes {key}: each window is passed over {k} times, so that new row versions find room on their page"
         );
-        Ok(Way { striping: Some(Striping { k, window_max }), reason })
+        Ok(Way { striping: Some(Striping { k, window_max }), is_physical, reason })
+    }
+
+    /// Whether neighbours by key lie on pages far apart, neighbours by place can be written, and that is worth the look behind them.
+    fn is_quicker_by_place(&self) -> bool {
+        self.no_places().is_none()
+            && !is_small(self.table.heap_bytes)
+            && self.correlation() < CORRELATED
+    }
+
+    /// How far the order of the key is that of the heap, from 0 to 1.
+    fn correlation(&self) -> f64 {
+        let leading = self.met().column(self.key.columns[0].name.as_str());
+        leading.map_or(1.0, |column| f64::from(column.correlation.abs()))
     }
 
     /// Whether neighbours by key lie on pages far apart, and those do not all stay cached.
     fn is_scattered(&self) -> bool {
         let met = self.met();
         let is_cached = met.heap_bytes < self.server.shared_buffers / 2;
-        let correlation = met.column(self.key.columns[0].name.as_str()).map(|c| c.correlation);
-        !is_cached
-            && correlation.is_some_and(|correlation| f64::from(correlation.abs()) < CORRELATED)
+        !is_cached && self.correlation() < CORRELATED
     }
 
     /// What keeps it from being striped or makes that not pay, and the reason where it has one of its own.
-    fn no_stripes(&self) -> Option<(String, String)> {
+    fn no_stripes(&self, is_physical: bool) -> Option<(String, String)> {
         if let Some(Err(reason)) = &self.leaves {
             return Some((
                 "its partitions are gone through as one".to_owned(),
                 format!(", {reason}"),
             ));
         }
-        if !self.key.is_spread() {
+        if !is_physical && !self.key.is_spread() {
             let what = "the type of its last column has no hash function".to_owned();
             return Some((what, String::new()));
         }
@@ -175,8 +205,4 @@ pub(super) async fn spread(
         column.spread = Some(Spread::Remainder);
     }
     Ok(key)
-}
-
-fn rows_a_page(table: &Table, rows: i64) -> f64 {
-    rows as f64 / (table.heap_bytes as f64 / PAGE).max(1.0)
 }

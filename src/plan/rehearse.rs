@@ -73,6 +73,9 @@ async fn first_chunk(
     client: &Client,
     trial: &Trial<'_>,
 ) -> Result<Option<(KeyRange, i64)>, tokio_postgres::Error> {
+    if trial.first.is_some() {
+        return Ok(trial.first.clone());
+    }
     let Some(ceiling) = trial.ceiling else { return Ok(None) };
     let whole = params(&KeyRange::new(None, ceiling.clone()));
     let mut bind = typed(&whole);

@@ -209,13 +209,15 @@ impl Builder<'_> {
         let keys = self.numbered_names("k");
         let texts: Vec<String> = keys.iter().map(|k| format!("{k}::text")).collect();
         let order = keys.join(", ");
+        let last = keys.iter().map(|k| format!("{k} DESC")).collect::<Vec<_>>().join(", ");
         format!(
-            "WITH {}\nSELECT ARRAY[{}], backfill_entry, backfill_entries - backfill_entry\n  \
+            "WITH {image}\nSELECT ARRAY[{key}], backfill_entry, backfill_entries - backfill_entry,\n       \
+             (SELECT ARRAY[{key}] FROM {IMAGE} ORDER BY {last} LIMIT 1)\n  \
              FROM (SELECT {order}, row_number() OVER (ORDER BY {order}) AS backfill_entry, count(*) OVER () AS backfill_entries\n          \
              FROM {IMAGE}) AS numbered\n \
              WHERE backfill_entry = greatest(backfill_entries / 2, 1)",
-            self.image(restore, form, Reach::Table),
-            texts.join(", "),
+            image = self.image(restore, form, Reach::Table),
+            key = texts.join(", "),
         )
     }
 
@@ -233,7 +235,12 @@ impl Builder<'_> {
             let is_read = |field: &&Field| side == Side::ByValue || side.holds(&field.name);
             let fields = restore.fields.iter().filter(is_read);
             let rows = restore.images.unpacked(fields, side, seq, alias);
-            format!("{rows}\n WHERE {}", key.range_sql(&Ident::new(alias), form.unstriped(), 1))
+            let range = match self.is_walk {
+                // What was done by place is all of the chunk's before-images; only halves of it have ends, and those are keys.
+                true => "true".to_owned(),
+                false => key.range_sql(&Ident::new(alias), form.unstriped(), 1),
+            };
+            format!("{rows}\n WHERE {range}")
         };
         let keys = self.numbered_names("k").join(", ");
         let not_in_leaf = match (reach, &self.leaf) {

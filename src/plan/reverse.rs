@@ -66,8 +66,14 @@ impl Plan {
         let spec = by_rules.as_ref().unwrap_or(spec);
         let written = check_columns(spec, &table)?;
         let targets = targets(&table, &written);
-        let builder =
-            Builder { spec, table: &table.name, key: &key, targets: &targets, leaf: None };
+        let builder = Builder {
+            spec,
+            table: &table.name,
+            key: &key,
+            targets: &targets,
+            leaf: None,
+            is_walk: false,
+        };
         if taken.run.undo.mode == UndoMode::Capture {
             match unreadable(client, taken, &server.role).await.map_err(lookup)? {
                 Some(refusal) => refusals.push(refusal),
@@ -98,7 +104,8 @@ impl Plan {
             warnings: Vec::new(),
             leaves: None,
             tree: None,
-            way: Way { striping: None, reason: "as the run that it takes back".to_owned() },
+            physical: None,
+            way: Way::by_key("as the run that it takes back".to_owned()),
             table_rows: taken.run.table_rows_estimate,
             rows_to_do: 0,
             server,
@@ -107,6 +114,7 @@ impl Plan {
         };
         plan.tree = plan.find_tree(client).await?;
         plan.set_leaves_of(taken.run, taken.run.undo.mode == UndoMode::Capture)?;
+        plan.set_walk_of(taken.run);
         Ok(plan)
     }
 
@@ -136,6 +144,14 @@ impl Plan {
             if let Some(Ok(leaves)) = &mut self.leaves {
                 leaves.sql.keep = Some(by_leaf);
                 leaves.sql.ambiguous = None;
+            }
+            // What is done by place moves; it is found by its key wherever it is.
+            let anywhere = Restore { place: Rows::Anywhere, ..in_table };
+            let (walk, sweep) = (self.builder().of_places(), self.builder().of_leaves());
+            let (walk, sweep) = (walk.restore(&anywhere), sweep.restore(&anywhere));
+            if let Some(physical) = &mut self.physical {
+                (physical.walk.sql.keep, physical.sweep.keep) = (Some(walk), Some(sweep));
+                (physical.walk.sql.ambiguous, physical.sweep.ambiguous) = (None, None);
             }
         }
     }

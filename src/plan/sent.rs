@@ -2,10 +2,11 @@
 
 use super::capture::{self, Keep};
 use super::order::Way;
+use super::physical::Walk;
 use super::statement::{Builder, ChunkSql};
 use super::table::{self, Table};
 use super::{Plan, PlanError};
-use crate::key::Form;
+use crate::key::{Form, LEAF};
 
 use crate::state::{Field, Images, Run};
 use crate::undo::UndoMode;
@@ -31,11 +32,12 @@ impl Plan {
         self.set_leaves_of(run, false)?;
         let rows = (self.table_rows - passed).max(self.rows_to_do);
         self.way = self
-            .choose_way(rows)
-            .unwrap_or_else(|refusal| Way { striping: None, reason: refusal.what });
+            .choose_way(rows, Some(run.leaves.as_ref().is_some_and(|leaves| leaves.walked() > 0)))
+            .unwrap_or_else(|refusal| Way::by_key(refusal.what));
         if !is_its_key && !self.key.is_spread() {
-            self.way = Way { striping: None, reason: "as the run began".to_owned() };
+            self.way = Way::by_key("as the run began".to_owned());
         }
+        self.set_walk_of(run);
         Ok(self)
     }
 
@@ -46,14 +48,31 @@ impl Plan {
             by_leaf.sql.keep = self.capture(images, &self.builder().of_leaves(), true);
             self.leaves = Some(Ok(by_leaf));
         }
+        if let Some(mut physical) = self.physical.take() {
+            physical.walk.sql.keep = self.capture(images, &self.builder().of_places(), true);
+            physical.sweep.keep = self.capture(images, &self.builder().of_leaves(), true);
+            self.physical = Some(physical);
+        }
         self
     }
 
-    /// The statements that a run sends.
-    pub fn into_chunk_sql(self) -> ChunkSql {
-        match self.leaves {
-            Some(Ok(by_leaf)) => by_leaf.sql,
-            _ => self.sql,
+    /// The statements that a run sends, and those of its walk by place.
+    pub fn into_chunk_sql(self) -> (ChunkSql, Option<Walk>) {
+        match (self.physical, self.leaves) {
+            (Some(physical), _) => (physical.sweep, Some(physical.walk)),
+            (None, Some(Ok(by_leaf))) => (by_leaf.sql, None),
+            (None, _) => (self.sql, None),
+        }
+    }
+
+    /// The UPDATE of most chunks, for people.
+    pub fn update_statement(&self) -> String {
+        match &self.physical {
+            Some(physical) => {
+                let update = physical.walk.sql.update.get(Form::WHOLE);
+                update.replace(LEAF, &self.table.name.to_string())
+            }
+            None => self.sql.update.get(Form::WHOLE).to_owned(),
         }
     }
 

@@ -4,7 +4,9 @@
 //! before. Each statement exists in a form for the first chunk, which has no lower bound, and for all others; for whole slices, and for
 //! stripes of them.
 
+use super::boundaries::Middle;
 use super::capture::Keep;
+use super::physical::walked_forms;
 use crate::key::{Form, Key};
 use crate::spec::{Spec, Verb, Write};
 use crate::sql::{Expr, Ident, QualifiedName, SqlText};
@@ -27,7 +29,12 @@ pub struct ByRange {
 impl ByRange {
     /// Renders all forms for a key of so many columns.
     pub fn new(width: usize, render: impl Fn(Form) -> String) -> ByRange {
-        let forms = Form::all(width).into_iter();
+        ByRange::of(Form::all(width), render)
+    }
+
+    /// Renders these forms.
+    pub fn of(forms: Vec<Form>, render: impl Fn(Form) -> String) -> ByRange {
+        let forms = forms.into_iter();
         ByRange { forms: forms.map(|form| (form, render(form))).collect() }
     }
 
@@ -56,22 +63,6 @@ pub struct ChunkSql {
     pub middle: Middle,
 }
 
-/// The middle of a range, by the entries of its parts.
-#[derive(Clone, Debug)]
-pub struct Middle {
-    entries: ByRange,
-    around: [String; 2],
-}
-
-impl Middle {
-    /// The query for a range that has these parts. Parameters: the range. Columns: key, entries up to it, entries behind it.
-    pub fn text(&self, parts: &[Form]) -> String {
-        let entries: Vec<&str> = parts.iter().map(|part| self.entries.get(*part)).collect();
-        let [before, behind] = &self.around;
-        format!("{before}{}{behind}", entries.join("\n         UNION ALL "))
-    }
-}
-
 /// Builds the statements from a spec, the columns it writes and the key.
 pub struct Builder<'a> {
     /// The spec.
@@ -84,12 +75,33 @@ pub struct Builder<'a> {
     pub targets: &'a [Target],
     /// The leaf of the table that they are for, as SQL; none for the table itself.
     pub leaf: Option<String>,
+    /// Whether ranges are of places in the heap instead of keys.
+    pub is_walk: bool,
 }
 
 impl Builder<'_> {
     /// Renders a statement in all forms of the key.
     pub(super) fn by_range(&self, render: impl Fn(Form) -> String) -> ByRange {
+        if self.is_walk {
+            return ByRange::of(walked_forms(), render);
+        }
         ByRange::new(self.key.columns.len(), render)
+    }
+
+    /// The predicate of a range, whose parameters come first.
+    pub(super) fn range_sql(&self, form: Form) -> String {
+        match self.is_walk {
+            true => Key::places().range_sql(self.name(), form, 1),
+            false => self.key.range_sql(self.name(), form, 1),
+        }
+    }
+
+    /// How many parameters that takes.
+    pub(super) fn range_params(&self, form: Form) -> usize {
+        match self.is_walk {
+            true => Key::places().range_params(form),
+            false => self.key.range_params(form),
+        }
     }
 
     /// All statements of a run.
@@ -118,7 +130,7 @@ impl Builder<'_> {
             sql.push(&format!("{} = ", target.name)).append(&self.assigned(target));
         }
         self.push_from(&mut sql);
-        sql.push(&format!("\n WHERE {}\n   AND (", self.key.range_sql(self.name(), form, 1)));
+        sql.push(&format!("\n WHERE {}\n   AND (", self.range_sql(form)));
         sql.append(&self.needed()).push(")");
         sql
     }
@@ -165,22 +177,15 @@ impl Builder<'_> {
         sql
     }
 
-    /// The greatest key. Column: key.
-    pub fn ceiling(&self) -> String {
-        let key = self.key.array_sql(self.name());
-        let order = self.key.order_sql(self.name(), true);
-        format!("SELECT {key} FROM {} ORDER BY {order} LIMIT 1", self.target())
-    }
-
     /// What stands behind UPDATE and FROM. Expressions know a leaf by the table's name.
-    fn target(&self) -> String {
+    pub(super) fn target(&self) -> String {
         match &self.leaf {
             Some(leaf) => format!("{leaf} AS {}", self.table.name),
             None => self.table.to_string(),
         }
     }
 
-    fn name(&self) -> &Ident {
+    pub(super) fn name(&self) -> &Ident {
         &self.table.name
     }
 
@@ -288,109 +293,11 @@ impl Builder<'_> {
         let mut sql = SqlText::default();
         sql.push(&format!("SELECT {}", self.key.array_sql(self.name())))
             .append(&self.from_target());
-        sql.push(&format!(" WHERE {}\n   AND (", self.key.range_sql(self.name(), form, 1)));
+        sql.push(&format!(" WHERE {}\n   AND (", self.range_sql(form)));
         let columns = self.key.columns_sql(self.name());
         sql.append(&self.needed())
             .push(&format!(")\n GROUP BY {columns} HAVING count(*) > 1 LIMIT 1"));
         sql.as_str().to_owned()
-    }
-
-    /// Every n-th key behind the last cut, each found from the one before by an offset inside the index: no entry is carried
-    /// further than its page, which a window function over all of them would do at five times the cost. Only the ceiling's leading value is a
-    /// condition of the walk: with all of it an index of several columns would be read on behind it, to the end of that value.
-    fn boundaries(&self) -> ByRange {
-        let name = self.name();
-        let columns = self.key.columns_sql(name);
-        let order = self.key.order_sql(name, false);
-        let labels: Vec<String> = (1..=self.key.columns.len()).map(|i| format!("c{i}")).collect();
-        let list = |prefix: &str| {
-            labels.iter().map(|c| format!("{prefix}{c}")).collect::<Vec<_>>().join(", ")
-        };
-        let texts = labels.iter().map(|c| format!("{c}::text")).collect::<Vec<_>>().join(", ");
-        let table = self.target();
-        self.by_range(|form| {
-            let form = form.whole();
-            let (within, upto) = self.walked(form);
-            let (ceiling, params) = self.ceiling_of(form);
-            let (size, count) = (params + 1, params + 2);
-            let (labels, from_last) = (list(""), list("backfill_boundary."));
-            format!(
-                "WITH RECURSIVE backfill_boundary (depth, {labels}) AS (\n  \
-                 (SELECT 1, {columns} FROM {table} WHERE {within} ORDER BY {order} OFFSET ${size} - 1 LIMIT 1)\n  \
-                 UNION ALL\n  \
-                 SELECT backfill_boundary.depth + 1, next.* FROM backfill_boundary,\n         \
-                 LATERAL (SELECT {columns} FROM {table}\n                   \
-                 WHERE ({columns}) > ({from_last}) AND {name}.{leading} >= backfill_boundary.c1 AND {upto}\n                   \
-                 ORDER BY {order} OFFSET ${size} - 1 LIMIT 1) AS next\n   \
-                 WHERE backfill_boundary.depth < ${count} AND ({from_last}) < ({ceiling}))\n\
-                 SELECT ARRAY[{texts}], ({labels}) = ({ceiling}) FROM backfill_boundary WHERE ({labels}) <= ({ceiling}) ORDER BY depth",
-                leading = self.key.columns[0].name,
-            )
-        })
-    }
-
-    /// The last of the next entries, for the end of the table, where no whole chunk is left.
-    fn stretch(&self) -> ByRange {
-        let name = self.name();
-        let columns = self.key.columns_sql(name);
-        let order = self.key.order_sql(name, false);
-        let key = self.key.array_sql(name);
-        let table = self.target();
-        self.by_range(|form| {
-            let form = form.whole();
-            let (within, _) = self.walked(form);
-            let (ceiling, params) = self.ceiling_of(form);
-            format!(
-                "SELECT {key}, backfill_entries, ({columns}) = ({ceiling})\n  \
-                 FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS backfill_entry, count(*) OVER () AS backfill_entries\n          \
-                 FROM (SELECT {columns} FROM {table} WHERE {within} ORDER BY {order} LIMIT ${limit}) AS {name}\n         \
-                 WHERE ({columns}) <= ({ceiling})) AS {name}\n \
-                 WHERE backfill_entry = backfill_entries",
-                limit = params + 1,
-            )
-        })
-    }
-
-    /// The condition of a walk over a range: its lower end, and the leading value of its upper one, which is also given by itself.
-    fn walked(&self, form: Form) -> (String, String) {
-        let leading = &self.key.columns[0];
-        let at = self.key.range_params(form) - self.key.columns.len() + 1;
-        let upto = format!("{}.{} <= ${at}::{}", self.name(), leading.name, leading.type_sql);
-        match form.has_after {
-            true => (format!("{} AND {upto}", self.key.behind_sql(self.name(), 1)), upto),
-            false => (upto.clone(), upto),
-        }
-    }
-
-    /// The ceiling as values, and how many parameters a range has: the ceiling is its upper end.
-    fn ceiling_of(&self, form: Form) -> (String, usize) {
-        let width = self.key.columns.len();
-        let params = self.key.range_params(form);
-        let value =
-            |i: usize| format!("${}::{}", params - width + 1 + i, self.key.columns[i].type_sql);
-        let values = (0..width).map(value).collect::<Vec<_>>().join(", ");
-        (values, params)
-    }
-
-    fn middle(&self) -> Middle {
-        let name = self.name();
-        let columns = self.key.columns_sql(name);
-        let order = self.key.order_sql(name, false);
-        let key = self.key.array_sql(name);
-        let table = self.target();
-        let before = format!(
-            "SELECT {key}, backfill_entry, backfill_entries - backfill_entry\n  \
-             FROM (SELECT {columns}, row_number() OVER (ORDER BY {order}) AS backfill_entry, count(*) OVER () AS backfill_entries\n          \
-             FROM ("
-        );
-        let behind = format!(
-            ") AS {name}) AS {name}\n WHERE backfill_entry = greatest(backfill_entries / 2, 1)"
-        );
-        let entries = self.by_range(|form| {
-            let range = self.key.range_sql(name, form, 1);
-            format!("SELECT {columns} FROM {table} WHERE {range}")
-        });
-        Middle { entries, around: [before, behind] }
     }
 }
 
@@ -432,8 +339,14 @@ mod tests {
             .map(|(name, ty)| Target { name: Ident::new(*name), type_sql: (*ty).to_owned() })
             .collect();
         let table = QualifiedName::new("public", "t");
-        let builder =
-            Builder { spec: &spec, table: &table, key: &key, targets: &targets, leaf: None };
+        let builder = Builder {
+            spec: &spec,
+            table: &table,
+            key: &key,
+            targets: &targets,
+            leaf: None,
+            is_walk: false,
+        };
         builder.update(Form::WHOLE).as_str().replace('\n', " ")
     }
 

@@ -25,6 +25,7 @@ impl Chunk {
                 after: row.get::<_, Option<Vec<String>>>(1).map(Bound),
                 upto: Bound(row.get(2)),
                 stripe: stripe(row.get(4), row.get(5)),
+                only: None,
             },
             keys: row.get(3),
         }
@@ -84,13 +85,42 @@ pub struct Mark {
     pub is_there: bool,
 }
 
-/// A boundary found in the index.
-#[derive(Debug)]
+/// Where a chunk is to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
     /// The chunk's inclusive end.
     pub upto: Bound,
     /// Index entries in it.
     pub keys: i32,
+    /// The only keys of it that are to be looked at, as [`KeyRange::only`]; none for all.
+    pub only: Option<String>,
+}
+
+impl Cut {
+    /// A chunk of all keys up to a bound.
+    pub fn new(upto: Bound, keys: i32) -> Cut {
+        Cut { upto, keys, only: None }
+    }
+}
+
+/// How far a run has come with making chunks.
+#[derive(Debug)]
+pub struct CutTo {
+    /// The end of the last chunk.
+    pub upto: Option<Bound>,
+    /// Whether the ceiling is reached.
+    pub is_whole: bool,
+    /// Whether the table that it walks has been rewritten since it began.
+    pub is_rewritten: bool,
+}
+
+/// What a walk leaves to the sweep.
+#[derive(Debug)]
+pub struct WalkLeft {
+    /// Its chunks that are still to be done.
+    pub open: i64,
+    /// The keys that its chunks could not do.
+    pub keys: Vec<Bound>,
 }
 
 /// A row that was set aside.

@@ -3,23 +3,44 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::{Address, Chunk, Cut, Param, Result, Store, StoreError};
+use super::{Address, Chunk, Cut, CutTo, Param, Result, Store, StoreError, WalkLeft, json, one};
 use crate::key::Bound;
 
 impl Store {
-    /// Where cutting has come to: the end of the last chunk and whether the ceiling is reached.
-    pub async fn read_cut(
-        &self,
-        client: &Client,
-        run_id: i64,
-        epoch: i32,
-    ) -> Result<(Option<Bound>, bool)> {
+    /// Where cutting has come to.
+    pub async fn read_cut(&self, client: &Client, run_id: i64, epoch: i32) -> Result<CutTo> {
         let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&epoch, Type::INT4)];
         let rows = self
             .rows(client, "read where cutting has come to", &self.sql.read_cut, &params)
             .await?;
         let row = rows.first().ok_or(StoreError::EpochOver)?;
-        Ok((row.get::<_, Option<Vec<String>>>(0).map(Bound), row.get(1)))
+        Ok(CutTo {
+            upto: row.get::<_, Option<Vec<String>>>(0).map(Bound),
+            is_whole: row.get(1),
+            is_rewritten: row.get(2),
+        })
+    }
+
+    /// What the walk of a run in physical order has left to do.
+    pub async fn walk_left(&self, client: &Client, run_id: i64) -> Result<WalkLeft> {
+        let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
+        let rows = self
+            .rows(client, "look at what the walk has left", &self.sql.walk_left, &params)
+            .await?;
+        let row = one(&rows)?;
+        let keys: Vec<Vec<String>> = json(row.get(1))?;
+        Ok(WalkLeft { open: row.get(0), keys: keys.into_iter().map(Bound).collect() })
+    }
+
+    /// Leaves keys of a walked chunk to the sweep. Part of the transaction that marks the chunk done.
+    pub async fn leave_to_sweep(&self, client: &Client, at: Address, keys: &[Bound]) -> Result<()> {
+        let keys: Vec<&Vec<String>> = keys.iter().map(|key| &key.0).collect();
+        let keys = serde_json::to_string(&keys).unwrap_or_default();
+        let [run, seq, epoch] = at.params();
+        let params: [Param<'_>; 4] = [run, seq, epoch, (&keys, Type::TEXT)];
+        let sql = &self.sql.leave_to_sweep;
+        let rows = self.rows(client, "leave a row to the sweep", sql, &params).await?;
+        rows.first().map(drop).ok_or(StoreError::EpochOver)
     }
 
     /// Appends slices behind `after`, which must be where cutting has come to, in as many stripes; `fully_cut` when the last ends at the
@@ -32,8 +53,8 @@ impl Store {
         (cuts, stripes): (&[Cut], i16),
         fully_cut: bool,
     ) -> Result<Vec<Chunk>> {
-        let list: Vec<(&[String], i32)> =
-            cuts.iter().map(|cut| (&cut.upto.0[..], cut.keys)).collect();
+        let list: Vec<(&[String], i32, Option<&str>)> =
+            cuts.iter().map(|cut| (&cut.upto.0[..], cut.keys, cut.only.as_deref())).collect();
         let list = serde_json::to_string(&list).unwrap_or_default();
         let size = cuts.first().map_or(0, |cut| cut.keys / i32::from(stripes));
         let params: [Param<'_>; 7] = [
@@ -55,22 +76,25 @@ impl Store {
         Ok(chunks)
     }
 
-    /// Splits a pending chunk at `middle`, which becomes its inclusive end: the new upper chunk.
+    /// Splits a pending chunk at `middle`, which becomes its inclusive end: the new upper chunk, which ends where the chunk did unless
+    /// `upto` says otherwise.
     pub async fn split(
         &self,
         client: &Client,
         at: Address,
-        middle: &Bound,
+        (middle, upto): (&Bound, Option<&Bound>),
         keys: (i32, i32),
     ) -> Result<Chunk> {
         let [run, seq, epoch] = at.params();
-        let params: [Param<'_>; 6] = [
+        let upto = upto.map(|bound| &bound.0);
+        let params: [Param<'_>; 7] = [
             run,
             seq,
             epoch,
             (&middle.0, Type::TEXT_ARRAY),
             (&keys.0, Type::INT4),
             (&keys.1, Type::INT4),
+            (&upto, Type::TEXT_ARRAY),
         ];
         let rows = self.rows(client, "split a chunk", &self.sql.split_chunk, &params).await?;
         rows.first().map(Chunk::read).ok_or(StoreError::EpochOver)

@@ -17,7 +17,7 @@ mod work;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-pub use chunk::{Chunk, Claim, Cover, Cut, Done, Mark, Quarantined, Sums};
+pub use chunk::{Chunk, Claim, Cover, Cut, CutTo, Done, Mark, Quarantined, Sums, WalkLeft};
 pub use images::Standing;
 pub use images::{Conflict, Field, FieldType, Images, Side};
 pub use leaves::Passed;
@@ -32,6 +32,7 @@ pub use storage::Storage;
 pub use work::{Address, Control, Paced};
 
 use crate::db::lock::LockKey;
+use crate::key::Leaves;
 use crate::mutation;
 use crate::sql::Ident;
 use crate::undo::{Conflicts, UndoMode};
@@ -118,6 +119,7 @@ statements!(
     failed_chunks,
     find_leaf,
     kept_until,
+    leave_to_sweep,
     list_conflicts,
     list_log,
     list_names,
@@ -160,6 +162,7 @@ statements!(
     strays,
     stretches,
     transition,
+    walk_left,
     was_taken_back,
     write_log,
 );
@@ -230,7 +233,8 @@ impl Store {
         let oids: Option<Vec<u32>> =
             new.leaves.map(|leaves| leaves.0.iter().map(|leaf| leaf.oid).collect());
         let ceilings = new.leaves.map(records::ceilings_to_json);
-        let params: [Param<'_>; 18] = [
+        let walked = new.leaves.map_or(0, Leaves::walked) as i32;
+        let params: [Param<'_>; 19] = [
             (&new.name, Type::TEXT),
             (&new.table_name, Type::TEXT),
             (&new.table_oid, Type::OID),
@@ -249,6 +253,7 @@ impl Store {
             (&oids, Type::OID_ARRAY),
             (&ceilings, Type::TEXT),
             (&new.is_again, Type::BOOL),
+            (&walked, Type::INT4),
         ];
         let rows = self.rows(client, "create the run", &self.sql.create_run, &params).await?;
         let Some(run_id) = rows.first().map(|row| row.get(0)) else { return Ok(None) };

@@ -123,12 +123,15 @@ pub(super) fn ceilings_to_json(leaves: &Leaves) -> String {
     serde_json::to_string(&ceilings).unwrap_or_default()
 }
 
-fn leaves(oids: Option<Vec<u32>>, ceilings: Option<&str>) -> Result<Option<Leaves>> {
+fn leaves(oids: Option<Vec<u32>>, ceilings: Option<&str>, walked: i32) -> Result<Option<Leaves>> {
     let Some((oids, ceilings)) = oids.zip(ceilings) else { return Ok(None) };
     let ceilings: Vec<Option<Vec<String>>> = json(ceilings)?;
-    let leaf =
-        |(oid, ceiling): (u32, Option<Vec<String>>)| Leaf { oid, ceiling: ceiling.map(Bound) };
-    Ok(Some(Leaves(oids.into_iter().zip(ceilings).map(leaf).collect())))
+    let leaf = |(number, (oid, ceiling)): (i32, (u32, Option<Vec<String>>))| Leaf {
+        oid,
+        ceiling: ceiling.map(Bound),
+        is_walked: number <= walked,
+    };
+    Ok(Some(Leaves((1..).zip(oids.into_iter().zip(ceilings)).map(leaf).collect())))
 }
 
 pub(super) fn read_run(row: &Row) -> Result<Run> {
@@ -156,7 +159,7 @@ pub(super) fn read_run(row: &Row) -> Result<Run> {
         table_oid: row.get(7),
         key: Key { columns: columns.into_iter().map(column).collect() },
         ceiling: row.get::<_, Option<Vec<String>>>(9).map(Bound),
-        leaves: leaves(row.get(45), row.get(46))?,
+        leaves: leaves(row.get(45), row.get(46), row.get(47))?,
         cut_upto: row.get::<_, Option<Vec<String>>>(10).map(Bound),
         fully_cut: row.get(11),
         next_seq: row.get(12),

@@ -6,13 +6,14 @@ use tokio_postgres::types::{ToSql, Type};
 use super::{Result, Store, StoreError};
 
 /// The versions, in order; a version's number is its place, from 1. A file that has been released is never edited.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_undo.sql"),
     include_str!("migrations/0003_pacing.sql"),
     include_str!("migrations/0004_revisions.sql"),
     include_str!("migrations/0005_storage.sql"),
     include_str!("migrations/0006_leaves.sql"),
+    include_str!("migrations/0007_physical.sql"),
 ];
 
 /// The version of the tables that this program works with.

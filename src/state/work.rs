@@ -92,6 +92,7 @@ impl Store {
             upto: Bound(row.get(3)),
             stripe: super::chunk::stripe(row.get(8), row.get(9))
                 .map(|stripe| Stripe { is_dense: row.get(10), ..stripe }),
+            only: row.get(15),
         };
         let leaf: Option<i32> = row.get(12);
         let (place, range) = match leaf.and_then(|number| usize::try_from(number).ok()) {

@@ -26,6 +26,7 @@ mod names;
 mod pacing;
 mod partitions;
 mod patterns;
+mod physical;
 mod plan;
 mod poison;
 mod reverse;

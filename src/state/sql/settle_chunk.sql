@@ -9,7 +9,7 @@ with there as (
                         join pg_catalog.pg_class l on l.oid = r.leaves[c.upto_key[1]::int]
                         join pg_catalog.pg_namespace n on n.oid = l.relnamespace
                        where c.run_id = $1 and c.seq = $2 and n.nspname = $7 and l.relname = $8
-                         and r.table_oid in (select relid from pg_catalog.pg_partition_ancestors(l.oid))) as is_there
+                         and (l.oid = r.table_oid or r.table_oid in (select relid from pg_catalog.pg_partition_ancestors(l.oid)))) as is_there
 )
 update {schema}.chunk c
    set state = 'done', rows_done = $4, attempts = attempts + 1, took_ms = $5, settled_at = clock_timestamp(),

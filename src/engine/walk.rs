@@ -1,0 +1,225 @@
+//! What is special about a table that is gone through by place: its chunks are cut by pages, and behind them comes the sweep.
+//!
+//! The sweep begins when no chunk of the walk is left to do, with one look at the whole table for the rows that are: usually the few that
+//! somebody moved meanwhile, whose keys its chunks then list. The look is the only statement of a run that holds a snapshot for as long as
+//! the table takes to be read once.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::worker::Note;
+use super::{Fault, Setback, Work};
+use crate::db::session::Bounds;
+use crate::db::{Class, roll_back};
+use crate::key::{Bound, KeyRange, Place};
+use crate::plan::rehearse::typed;
+use crate::plan::{ChunkSql, place};
+use crate::state::{Cut, StoreError};
+
+/// How long the look may take: a table of a hundred gigabytes is read in half of it. One that takes longer is swept key by key instead, in
+/// chunks that hold no snapshot.
+const LOOK_MAX: Duration = Duration::from_secs(600);
+
+/// Keys that are listed, at most: some ten megabytes of them. With more, looking at every key costs about as much.
+const LISTED_MAX: i64 = 200_000;
+
+/// Keys that one chunk lists, at most: as many look-ups as take a fraction of a second from a cold disk.
+const LISTED_A_CHUNK: usize = 1_000;
+
+/// What is left to do behind a walk.
+#[derive(Debug)]
+pub(super) enum Left {
+    /// Chunks of the walk.
+    Walk,
+    /// The rows with these keys, in order.
+    Keys(Vec<Bound>),
+    /// Nobody knows: too much, or more than a look could tell.
+    Unknown,
+}
+
+impl Work {
+    /// The statements for a place.
+    pub(super) fn sql_at(&self, place: &Place) -> &ChunkSql {
+        match self.walk.as_ref().filter(|_| self.is_walked(place)) {
+            Some(walk) => &walk.sql,
+            None => &self.sql,
+        }
+    }
+
+    /// Whether a place is walked.
+    pub(super) fn is_walked(&self, place: &Place) -> bool {
+        let leaves = self.leaves.as_ref().zip(place.leaf());
+        leaves.is_some_and(|(leaves, number)| leaves.is_walked(number))
+    }
+
+    /// Whether the chunks of a place are halved at places: not where before-images say what is in them.
+    pub(super) fn halves_places(&self, place: &Place) -> bool {
+        let has_images = self.sql.keep.as_ref().is_some_and(|keep| keep.middle.is_some());
+        self.is_walked(place) && !has_images
+    }
+
+    /// Whether a range is all of what is to be swept.
+    pub(super) fn is_whole_sweep(&self, place: &Place, range: &KeyRange) -> bool {
+        self.walk.is_some() && !self.is_walked(place) && range.after.is_none()
+    }
+
+    /// The leaf that is swept behind a walked one.
+    pub(super) fn swept_behind(&self, place: &Place) -> Option<usize> {
+        let leaves = self.leaves.as_ref().filter(|_| self.is_walked(place))?;
+        Some(place.leaf()? + leaves.walked())
+    }
+}
+
+/// The next chunks of a walk, of about so many rows each.
+pub(super) fn cut_pages(
+    range: &KeyRange,
+    size: i64,
+    count: i64,
+    rows_a_page: f64,
+) -> (Vec<Cut>, bool) {
+    let end = page(&range.upto);
+    let mut from = range.after.as_ref().map_or(0, page);
+    let pages = ((size as f64 / rows_a_page).round() as i64).max(1);
+    let mut cuts = Vec::new();
+    while from < end && (cuts.len() as i64) < count {
+        let upto = (from + pages).min(end);
+        let rows = ((upto - from) as f64 * rows_a_page).round().max(1.0);
+        cuts.push(Cut::new(place(upto), rows as i32));
+        from = upto;
+    }
+    (cuts, from >= end)
+}
+
+/// The page of a place, which is written `(page,item)`.
+fn page(place: &Bound) -> i64 {
+    let text = place.0.first().map(String::as_str).unwrap_or_default();
+    let digits = text.trim_start_matches('(').split(',').next().unwrap_or_default();
+    digits.parse().unwrap_or(0)
+}
+
+/// The chunks of a sweep that looks at these keys alone; together they cover all keys up to the ceiling, as any others do.
+pub(super) fn list(keys: &[Bound], size: i64, ceiling: &Bound) -> Vec<Cut> {
+    let size = (size.max(1) as usize).min(LISTED_A_CHUNK);
+    let cut = |group: &[Bound]| {
+        let texts: Vec<&Vec<String>> = group.iter().map(|key| &key.0).collect();
+        Cut {
+            upto: group.last().unwrap_or(ceiling).clone(),
+            keys: group.len() as i32,
+            only: Some(serde_json::to_string(&texts).unwrap_or_default()),
+        }
+    };
+    let mut cuts: Vec<Cut> = keys.chunks(size).map(cut).collect();
+    match cuts.last_mut() {
+        Some(last) => last.upto = ceiling.clone(),
+        None => cuts.push(cut(&[])),
+    }
+    cuts
+}
+
+/// Looks for what a walk has left to do, up to the ceiling of a place that is swept behind it.
+pub(super) async fn look(
+    work: &Work,
+    place: &Place,
+    ceiling: &Bound,
+    notes: &mpsc::UnboundedSender<Note>,
+) -> Result<Left, Setback> {
+    let connection = work.database.get().await.map_err(|error| Setback::from_connect(&error))?;
+    let left = work.store.walk_left(&connection, work.run_id).await;
+    let left = left.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))?;
+    if left.open > 0 {
+        return Ok(Left::Walk);
+    }
+    let Some(sql) = work.walk.as_ref().and_then(|walk| place.text(&walk.left)) else {
+        return Ok(Left::Unknown);
+    };
+    let noted: Vec<&Vec<String>> = left.keys.iter().map(|key| &key.0).collect();
+    let noted = serde_json::to_string(&noted).unwrap_or_default();
+    let _ = notes.send(Note::Looking(Some(connection.cancel_token())));
+    let started = Instant::now();
+    let found = find_left(work, &connection, &sql, (&ceiling.0, &noted)).await;
+    let _ = notes.send(Note::Looking(None));
+    let fault = match found {
+        Ok(keys) => return Ok(keys),
+        Err(error) => Fault::from_error(&error, started.elapsed(), LOOK_MAX),
+    };
+    roll_back(connection).await;
+    match fault.class {
+        // Some row raises when it is looked at, or the table is too large: the chunks of a sweep can deal with either.
+        Class::Data | Class::TooBig => Ok(Left::Unknown),
+        _ => Err(Setback::Fault(fault)),
+    }
+}
+
+async fn find_left(
+    work: &Work,
+    client: &Client,
+    sql: &str,
+    (ceiling, noted): (&[String], &String),
+) -> Result<Left, tokio_postgres::Error> {
+    let bounds = Bounds { statement: LOOK_MAX, ..Bounds::LOOKUP };
+    work.session.begin_read_only(client, bounds).await?;
+    // All of the table, from its first page to its last one; chunks must not do that.
+    client.batch_execute("SET LOCAL enable_seqscan = on").await?;
+    let limit = LISTED_MAX + 1;
+    let mut bind = typed(ceiling);
+    bind.extend([(&limit as &(dyn ToSql + Sync), Type::INT8), (noted, Type::TEXT)]);
+    let rows = client.query_typed(sql, &bind).await?;
+    client.batch_execute("COMMIT").await?;
+    match rows.len() as i64 > LISTED_MAX {
+        true => Ok(Left::Unknown),
+        false => Ok(Left::Keys(rows.iter().map(|row| Bound(row.get(0))).collect())),
+    }
+}
+
+/// The keys of the row at a place, if it is still there.
+pub(super) async fn keys_at(
+    work: &Work,
+    client: &Client,
+    at: &Place,
+    place: &Bound,
+) -> Result<Vec<Bound>, StoreError> {
+    let failed = |error| StoreError::Statement("look at the row's key", error);
+    let Some(sql) = work.walk.as_ref().and_then(|walk| at.text(&walk.key_at)) else {
+        return Ok(Vec::new());
+    };
+    let rows = client.query_typed(&sql, &typed(&place.0)).await.map_err(failed)?;
+    Ok(rows.iter().map(|row| Bound(row.get(0))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(cuts: &[Cut]) -> Vec<(&str, i32)> {
+        cuts.iter().map(|cut| (cut.upto.0[0].as_str(), cut.keys)).collect()
+    }
+
+    #[test]
+    fn pages_follow_each_other_to_the_end() {
+        let range = KeyRange::new(None, place(10));
+        let (cuts, is_whole) = cut_pages(&range, 100, 2, 25.0);
+        assert_eq!(places(&cuts), [("(4,0)", 100), ("(8,0)", 100)]);
+        assert!(!is_whole);
+        let rest = KeyRange::new(Some(place(8)), place(10));
+        let (cuts, is_whole) = cut_pages(&rest, 100, 2, 25.0);
+        assert_eq!((places(&cuts), is_whole), (vec![("(10,0)", 50)], true));
+        let (cuts, _) = cut_pages(&range, 1, 1, 25.0);
+        assert_eq!(places(&cuts), [("(1,0)", 25)], "no less than a page");
+        assert_eq!(cut_pages(&KeyRange::new(None, place(0)), 1, 1, 1.0), (Vec::new(), true));
+    }
+
+    #[test]
+    fn a_list_covers_all_keys_up_to_the_ceiling() {
+        let key = |text: &str| Bound(vec![text.to_owned()]);
+        let cuts = list(&[key("a"), key("c"), key("d")], 2, &key("z"));
+        let only: Vec<_> = cuts.iter().map(|cut| cut.only.as_deref().unwrap_or("")).collect();
+        assert_eq!(only, [r#"[["a"],["c"]]"#, r#"[["d"]]"#]);
+        assert_eq!(cuts.iter().map(|cut| &cut.upto).collect::<Vec<_>>(), [&key("c"), &key("z")]);
+        let none = list(&[], 2, &key("z"));
+        assert_eq!((none.len(), none[0].only.as_deref()), (1, Some("[]")));
+        assert_eq!(none[0].upto, key("z"));
+    }
+}

@@ -1,0 +1,182 @@
+//! Going through a table in physical order: it is walked by place in its heap, and then swept by key.
+//!
+//! Where the key's order is not that of the heap, a chunk of neighbours by key touches a page for each of its rows, and every page is read,
+//! logged and written as often as it has rows. A chunk of neighbours by place touches few pages. But places are no identity: a row that the
+//! application writes moves, maybe from where the walk still has to come to where it has been. So it is no more than the quick way to most
+//! rows. What makes the run exact is the sweep, which goes by key: a key stays where it is. When the walk is done, one look at the whole
+//! table finds the rows that are left to do, and the sweep's chunks list their keys. Where these are too many, or the look does not come to
+//! an end, the sweep looks at every key.
+//!
+//! A row may then be looked at twice, so this is for statements that do nothing the second time: those that only fill.
+
+use super::leaves::Trial;
+use super::rehearse::ROWS;
+use super::statement::{Builder, ByRange, ChunkSql};
+use super::table::Table;
+use super::{Plan, Refusal};
+use crate::key::{Bound, Form, KeyRange, LEAF, Leaf, Leaves, Part, Place, Striped};
+use crate::state::Run;
+use crate::undo::UndoMode;
+
+/// Version that can look for a range of places.
+const RANGES_OF_PLACES_MIN: i32 = 140_000;
+
+/// Bytes of a page, but for servers built otherwise: those walk less or more than the heap, and sweep the rest.
+pub(super) const PAGE: i64 = 8192;
+
+/// How a run goes through the table in physical order.
+#[derive(Clone, Debug)]
+pub struct Physical {
+    /// The walk, and the sweep behind it.
+    pub leaves: Leaves,
+    /// The walk.
+    pub walk: Walk,
+    /// The statements of the sweep.
+    pub sweep: ChunkSql,
+}
+
+/// What a walk by place sends. [`LEAF`] stands for the table's name.
+#[derive(Clone, Debug)]
+pub struct Walk {
+    /// The statements of its chunks.
+    pub sql: ChunkSql,
+    /// Rows on a page of the heap, as the planner sees them.
+    pub rows_a_page: f64,
+    /// The keys of rows left to do, in order. Parameters: the ceiling, how many at most, and keys that are known to be left, as a JSON array.
+    /// Column: key.
+    pub left: String,
+    /// The key of the row at a place, which is the parameter.
+    pub key_at: String,
+}
+
+/// The forms of a range of places.
+pub(super) fn walked_forms() -> Vec<Form> {
+    let is_of_places = |form: &Form| form.part != Part::Only && form.stripe != Striped::Listed;
+    Form::all(1).into_iter().filter(is_of_places).collect()
+}
+
+/// The place before a page of the heap.
+pub fn place(page: i64) -> Bound {
+    Bound(vec![format!("({page},0)")])
+}
+
+impl Plan {
+    /// Why the rows cannot be gone through by place; none when they can.
+    pub(super) fn no_places(&self) -> Option<&'static str> {
+        match () {
+            () if self.table.kind != "r" => Some("the table is partitioned"),
+            () if self.server.version_num < RANGES_OF_PLACES_MIN => {
+                Some("servers older than 14 cannot look for ranges of places")
+            }
+            () if !self.spec.only_fills() => Some(
+                "it sets a column, and a row that moves while the backfill runs would be set twice",
+            ),
+            () if self.undo == UndoMode::Statement => {
+                Some("its undo rules are for ranges of the key")
+            }
+            () => None,
+        }
+    }
+
+    /// The two ways through the table; none when it is empty.
+    pub(super) fn walk_and_sweep(&self) -> Option<Physical> {
+        let pages = (self.table.heap_bytes + PAGE - 1) / PAGE;
+        let leaf = |ceiling: Bound, is_walked| Leaf {
+            oid: self.table.oid,
+            ceiling: Some(ceiling),
+            is_walked,
+        };
+        let ceiling = self.ceiling.clone()?;
+        Some(self.physical(Leaves(vec![leaf(place(pages), true), leaf(ceiling, false)])))
+    }
+
+    /// Goes on as a run in physical order began.
+    pub(super) fn set_walk_of(&mut self, run: &Run) {
+        let leaves = run.leaves.as_ref().filter(|leaves| leaves.walked() > 0);
+        self.physical = leaves.map(|leaves| self.physical(leaves.clone()));
+        self.way.is_physical = self.physical.is_some();
+    }
+
+    fn physical(&self, leaves: Leaves) -> Physical {
+        let rows_a_page = rows_a_page(&self.table, self.table_rows).max(1.0);
+        let sweep = self.builder().of_leaves();
+        let walk = self.builder().of_places();
+        let walk =
+            Walk { sql: walk.chunk_sql(), rows_a_page, left: sweep.left(), key_at: walk.key_at() };
+        Physical { leaves, walk, sweep: sweep.chunk_sql() }
+    }
+
+    /// Chunks of the walk and of the sweep to be tried before a run.
+    pub(super) fn physical_trials(&self) -> Option<[Trial<'_>; 2]> {
+        let physical = self.physical.as_ref()?;
+        let at = |number: usize| Place::Leaf(number, self.table.name.clone());
+        let ceiling = |number: usize| physical.leaves.get(number)?.ceiling.as_ref();
+        let pages = (ROWS as f64 / physical.walk.rows_a_page).ceil();
+        let keys = (pages * physical.walk.rows_a_page).min(self.table_rows as f64) as i64;
+        let first = KeyRange::new(None, place(pages as i64));
+        let trial = |number, sql, first| Trial {
+            sql,
+            place: at(number),
+            ceiling: ceiling(number),
+            heap_bytes: self.table.heap_bytes,
+            first,
+        };
+        let walk = trial(1, &physical.walk.sql, Some((first, keys)));
+        Some([walk, trial(2, &physical.sweep, None)])
+    }
+
+    /// Refuses an order that the spec asks for and that is not possible.
+    pub(super) fn physical_refusal(&self) -> Option<Refusal> {
+        let why = self.no_places()?;
+        Some(Refusal::new(
+            format!("the spec says `order = \"physical\"`: {why}"),
+            "the run would not be exact",
+            "remove `order`, and the order is chosen by itself",
+        ))
+    }
+}
+
+impl<'a> Builder<'a> {
+    /// The same for ranges of places.
+    pub(super) fn of_places(self) -> Builder<'a> {
+        Builder { leaf: Some(LEAF.to_owned()), is_walk: true, ..self }
+    }
+
+    /// The keys left to do. Put in order apart from being found, or the planner would read the table in that order, by its index. Keys that
+    /// are known to be left are kept from being looked at by a CASE, for some raise when they are.
+    fn left(&self) -> String {
+        let name = self.name();
+        let (width, key) = (self.key.columns.len(), self.key.array_sql(name));
+        let columns = self.key.columns_sql(name);
+        let (limit, known) = (width + 1, width + 2);
+        let value = |i: usize| format!("(backfill_key OPERATOR(pg_catalog.->>) {i})");
+        let array: Vec<String> = (0..width).map(value).collect();
+        format!(
+            "WITH backfill_left AS MATERIALIZED (\nSELECT {columns}{}\n WHERE {}\n   AND CASE WHEN {key} IN (SELECT ARRAY[{}] FROM \
+             pg_catalog.jsonb_array_elements(${known}::pg_catalog.text::pg_catalog.jsonb) AS backfill_listed (backfill_key)) \
+             THEN true ELSE ({}) END\n LIMIT ${limit}\n)\nSELECT {key} FROM backfill_left AS {name} GROUP BY {columns} ORDER BY {columns}",
+            self.from_target().as_str(),
+            self.key.range_sql(name, Form::FIRST, 1),
+            array.join(", "),
+            self.needed().as_str(),
+        )
+    }
+
+    fn key_at(&self) -> String {
+        let (key, name) = (self.key.array_sql(self.name()), self.name());
+        let target = self.target();
+        format!("SELECT {key} FROM {target} WHERE {name}.ctid = $1::pg_catalog.tid")
+    }
+}
+
+/// Rows on a page of the heap.
+pub(super) fn rows_a_page(table: &Table, rows: i64) -> f64 {
+    rows as f64 / (table.heap_bytes as f64 / PAGE as f64).max(1.0)
+}
+
+impl ByRange {
+    /// None at all: what they would be for goes by another way.
+    pub(super) fn none() -> ByRange {
+        ByRange::of(Vec::new(), |_| String::new())
+    }
+}

@@ -1,0 +1,334 @@
+//! Runs in physical order: walked by place, then swept by key, with nothing lost or written twice, whatever moves meanwhile.
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Db, Which, wait_for};
+
+/// Rows in an order that is not the key's. A fifth of the pages, the first ones, have room.
+fn scattered(db: &Db, rows: u32) {
+    db.sql.run(&format!(
+        "create table t (id uuid primary key, d int not null, v text, n int not null default 0, body text);
+         alter table t set (autovacuum_enabled = off);
+         insert into t select md5(i::text)::uuid, 1, null, 0, repeat(md5(i::text), 2) from generate_series(1, {rows} + {rows} / 4) i;
+         delete from t where ctid < (select format('(%s,0)', pg_relation_size('t') / 8192 / 5)::tid)"
+    ));
+    db.sql.run("vacuum analyze t");
+}
+
+const FILL: &str =
+    "table = \"t\"\norder = \"physical\"\n[[rule]]\nfill = { v = \"md5(id::text)\" }\n";
+
+/// Every row is filled, and one before-image kept of each.
+#[track_caller]
+fn is_done_once(db: &Db, run: i64) {
+    let rows = db.sql.number("select count(*) from t");
+    let wrong = "select count(*) from t where v is distinct from md5(id::text)";
+    assert_eq!(db.sql.number(wrong), 0, "rows without their value");
+    let kept = format!(
+        "select count(*) || ' ' || count(distinct k) from backfill.before_image_{run}, unnest(k1) as k"
+    );
+    assert_eq!(db.sql.text(&kept), format!("{rows} {rows}"), "before-images, and keys in them");
+    let done = format!("select sum(rows_done) from backfill.chunk where run_id = {run}");
+    assert_eq!(db.sql.number(&done), rows);
+    let open =
+        format!("select count(*) from backfill.chunk where run_id = {run} and state <> 'done'");
+    assert_eq!(db.sql.number(&open), 0);
+}
+
+/// Moves rows of the last pages, which the walk comes to last, to the first ones, where it has been.
+fn move_back(db: &Db) {
+    db.sql.run(
+        "update t set n = n + 1 where ctid > (select format('(%s,0)', pg_relation_size('t') / 8192 - 20)::tid) and v is null",
+    );
+    let moved = "select count(*) from t where n > 0 and ctid < (select format('(%s,0)', pg_relation_size('t') / 8192 / 5)::tid)";
+    assert!(db.sql.number(moved) > 100, "nothing was moved back");
+}
+
+#[test]
+fn rows_moved_to_where_the_walk_has_been_are_swept() {
+    for (which, order) in
+        [(Which::Found, ""), (Which::Newest, "stripes = 5\n"), (Which::Found, "stripes = 5\n")]
+    {
+        let db = Db::new(which);
+        scattered(&db, 20_000);
+        db.spec("fill", &format!("{order}{FILL}"));
+        db.stop_half_way("fill", "pause").exits(4);
+        move_back(&db);
+        db.backfill(&["resume", "fill"]).exits(0).says("walked by place; ");
+        is_done_once(&db, 1);
+        let swept = "select sum(rows_done) from backfill.chunk where upto_key[1] = '2'";
+        assert!(db.sql.number(swept) > 100, "the sweep had nothing to do");
+        let listed =
+            "select bool_and(only_keys is not null) from backfill.chunk where upto_key[1] = '2'";
+        assert_eq!(db.sql.text(listed), "t", "the sweep lists its keys");
+        assert_eq!(db.status("fill")["storage"]["cut_by"], "place");
+        db.backfill(&["verify", "fill"]).exits(0);
+
+        db.backfill(&["reverse", "fill"]).exits(0);
+        assert_eq!(db.sql.number("select count(*) from t where v is not null"), 0);
+        assert_eq!(db.sql.number("select count(*) from backfill.conflict"), 0);
+    }
+}
+
+#[test]
+fn the_sweep_waits_for_the_walk() {
+    let db = Db::found();
+    scattered(&db, 20_000);
+    db.spec("fill", &format!("{FILL}[limits]\nlock_timeout = \"200ms\"\n"));
+    let gate = db.connect();
+    gate.run("begin; select from t where ctid = (select max(ctid) from t) for update");
+    let run = db.start(&["run", "fill"]);
+    let attempt = "select query_start::text from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+    let mut attempts = std::collections::BTreeSet::new();
+    wait_for("the last chunk has been tried several times", || {
+        attempts.extend(db.sql.rows(attempt).into_iter().flatten());
+        attempts.len() > 3
+    });
+    let open = "select count(*) filter (where upto_key[1] = '2'), count(*) filter (where state = 'pending') > 0 from backfill.chunk";
+    assert_eq!(db.sql.rows(open), [["0", "t"]]);
+    gate.run("commit");
+    run.wait().exits(0);
+    is_done_once(&db, 1);
+}
+
+#[test]
+fn a_writer_that_moves_rows_and_a_runner_killed_twelve_times() {
+    let db = Db::found();
+    scattered(&db, 60_000);
+    db.spec("fill", &format!("stripes = 3\n{FILL}[limits]\nchunk_rows_max = 400\n"));
+    let keys = db.sql.rows("select id from t order by random() limit 5000");
+    let writer = db.connect();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let moving = std::thread::spawn(move || {
+        let mut moved = 0;
+        for key in keys.iter().cycle() {
+            if stopped.try_recv().is_ok() {
+                break;
+            }
+            writer.run(&format!("update t set n = n + 1 where id = '{}'", key[0]));
+            moved += 1;
+        }
+        moved
+    });
+    let mut verb = "run";
+    for _ in 0..12 {
+        let before = db.chunks_done();
+        let started = db.start(&[verb, "fill", "--rate", "20000 rows/s"]);
+        wait_for("the runner settles a chunk", || db.chunks_done() > before);
+        started.kill();
+        verb = "resume";
+    }
+    assert!(db.chunks_done() < 150, "nothing was left for the last runner");
+    db.backfill(&["resume", "fill"]).exits(0);
+    stop.send(()).unwrap();
+    let moved: i64 = moving.join().unwrap();
+    is_done_once(&db, 1);
+    assert_eq!(db.sql.number("select sum(n) from t"), moved, "the application's writes");
+    db.backfill(&["reverse", "fill"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where v is not null"), 0);
+    assert_eq!(db.sql.number("select sum(n) from t"), moved, "the application's writes");
+}
+
+#[test]
+fn several_columns_and_a_key_of_several_are_swept_too() {
+    let db = Db::found();
+    db.sql.run(
+        "create table t (a text, b int, d int not null default 1, v text, w int, n int not null default 0, primary key (a, b)) with (autovacuum_enabled = off);
+         insert into t select md5((i % 997)::text), i, 1, null, case when i % 3 = 0 then 7 end from generate_series(1, 25000) i;
+         delete from t where ctid < '(40,0)'",
+    );
+    db.sql.run("vacuum analyze t");
+    let rows = db.sql.number("select count(*) from t");
+    let before = "select md5(string_agg(t::text, ',' order by a, b)) from t";
+    db.spec(
+        "fill",
+        "table = \"t\"\norder = \"physical\"\n[[rule]]\nwhen = \"d = 1\"\nfill = { v = \"a || b\", w = \"b\" }\n",
+    );
+    db.stop_half_way("fill", "pause").exits(4);
+    move_back(&db);
+    db.sql.run("update t set n = 0 where n <> 0");
+    db.backfill(&["resume", "fill"]).exits(0).says("walked by place; ");
+    let right =
+        "select count(*) from t where v = a || b and w = case when b % 3 = 0 then 7 else b end";
+    assert_eq!(db.sql.number(right), rows);
+    assert_eq!(db.sql.number("select sum(rows_done) from backfill.chunk"), rows);
+    db.backfill(&["verify", "fill"]).exits(0);
+    let after = db.sql.text(before);
+    db.backfill(&["reverse", "fill"]).exits(0);
+    assert_eq!(
+        db.sql.number("select count(*) from t where v is null and w is distinct from b"),
+        rows
+    );
+    db.backfill(&["run", "fill"]).exits(0);
+    assert_eq!(db.sql.text(before), after);
+}
+
+#[test]
+fn a_table_rewritten_in_the_middle() {
+    let db = Db::found();
+    scattered(&db, 20_000);
+    db.spec("fill", FILL);
+    db.stop_half_way("fill", "pause").exits(4);
+    db.sql.run("create index by_body on t (body)");
+    db.sql.run("cluster t using by_body");
+    db.backfill(&["resume", "fill"]).exits(0).says("the table was rewritten");
+    is_done_once(&db, 1);
+    let told = "select count(*) from backfill.log where event = 'rewritten'";
+    assert_eq!(db.sql.number(told), 1);
+}
+
+/// Three rows raise; one of them in a place that the walk has behind it.
+#[test]
+fn rows_that_raise_are_set_aside_by_their_keys() {
+    let db = Db::found();
+    scattered(&db, 20_000);
+    let poison = db.sql.rows(
+        "update t set d = 0 where id in (select id from t order by md5(id::text) limit 3) returning id",
+    );
+    let fill = FILL.replace("md5(id::text)", "(1 / d)::text || md5(id::text)");
+    db.spec("fill", &fill);
+    let ran = db.backfill(&["run", "fill"]).exits(5);
+    ran.says("3 rows that were moved meanwhile").says("division by zero (SQLSTATE 22012)");
+    let mut expected: Vec<String> = poison.into_iter().map(|row| row[0].clone()).collect();
+    expected.sort();
+    let aside = "select string_agg(key[1], ' ' order by key[1]) from backfill.quarantine";
+    assert_eq!(db.sql.text(aside), expected.join(" "));
+    assert_eq!(db.sql.number("select count(*) from t where v is null"), 3);
+    db.sql.run("update t set d = 1 where d = 0");
+    db.backfill(&["retry", "fill"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where v is null"), 0);
+    assert_eq!(db.sql.number("select count(*) from backfill.quarantine"), 0);
+    db.backfill(&["verify", "fill"]).exits(0);
+    db.backfill(&["reverse", "fill"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where v is not null"), 0);
+}
+
+/// A look that raises tells nothing, so every key is looked at.
+#[test]
+fn a_row_that_raises_where_the_walk_has_been() {
+    let db = Db::found();
+    scattered(&db, 20_000);
+    db.spec("fill", &FILL.replace("md5(id::text)", "(1 / d)::text || md5(id::text)"));
+    db.stop_half_way("fill", "pause").exits(4);
+    move_back(&db);
+    db.sql.run(
+        "update t set d = 0 where id = (select id from t where n > 0 and v is null order by ctid limit 1)",
+    );
+    db.backfill(&["resume", "fill"]).exits(5).says("every key is looked at");
+    assert_eq!(db.sql.number("select count(*) from backfill.quarantine"), 1);
+    assert_eq!(db.sql.number("select count(*) from t where v is null"), 1);
+    let rows = db.sql.number("select count(*) from t");
+    assert_eq!(db.sql.number("select sum(rows_done) from backfill.chunk"), rows - 1);
+}
+
+/// A reverse run's chunk of the walk has no ends of its own; it is halved by the keys of its before-images.
+#[test]
+fn a_chunk_that_cannot_be_given_back_is_halved_by_key() {
+    let db = Db::found();
+    scattered(&db, 20_000);
+    db.spec("fill", FILL);
+    db.backfill(&["run", "fill"]).exits(0);
+    let least = db.sql.text("select min(id::text) from t");
+    db.sql.run(&format!(
+        "create function refuse() returns trigger language plpgsql as $$ begin raise exception 'row is refused'; end $$;
+         create trigger refuse before update on t for each row when (new.id = '{least}') execute function refuse()"
+    ));
+    db.backfill(&["reverse", "fill"]).exits(5).says("row is refused");
+    assert_eq!(db.sql.number("select count(*) from t where v is not null"), 1);
+    assert_eq!(db.sql.text("select key[1] from backfill.quarantine"), least);
+    db.sql.run("drop trigger refuse on t");
+    db.backfill(&["retry", "fill"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where v is not null"), 0);
+}
+
+#[test]
+fn a_look_that_takes_long_is_ended_by_a_stop() {
+    let db = Db::found();
+    scattered(&db, 20_000);
+    db.sql.run(
+        "create function slow() returns boolean stable language plpgsql as $$
+         begin if current_query() like '%backfill_left%' then perform pg_sleep(600); end if; return true; end $$",
+    );
+    db.spec("fill", &FILL.replace("[[rule]]", "[[rule]]\nwhen = \"slow()\""));
+    db.stop_half_way("fill", "pause").exits(4);
+    // It is called for rows that are left.
+    move_back(&db);
+    let run = db.start(&["resume", "fill"]);
+    db.sql.wait_for(
+        "the look is under way",
+        "select count(*) > 0 from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()",
+    );
+    run.signal(Signal::SIGINT);
+    run.wait().exits(4).says("backfill resume fill");
+    db.sql.wait_for(
+        "the look is over on the server too",
+        "select count(*) = 0 from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()",
+    );
+    db.sql.run(
+        "create or replace function slow() returns boolean stable language sql as 'select true'",
+    );
+    db.backfill(&["resume", "fill"]).exits(0);
+    is_done_once(&db, 1);
+}
+
+#[test]
+fn a_table_dropped_in_the_middle_is_not_a_run_that_succeeds() {
+    let db = Db::found();
+    scattered(&db, 20_000);
+    db.spec("fill", FILL);
+    let run = db.start(&["run", "fill", "--rate", "4000 rows/s"]);
+    wait_for("chunks are done", || db.chunks_done() > 5);
+    db.sql.run("drop table t");
+    run.wait().exits(1).says("public.t is not there any more");
+}
+
+#[test]
+fn what_cannot_be_gone_through_by_place_is_refused_in_words() {
+    let db = Db::found();
+    scattered(&db, 100);
+    let refused = |spec: &str, why: &str| {
+        db.spec("no", spec);
+        db.backfill(&["run", "no"]).exits(3).says("the spec says `order = \"physical\"`").says(why);
+    };
+    let order = "order = \"physical\"\n";
+    let set = format!("table = \"t\"\n{order}[[rule]]\nset = {{ n = \"n + 1\" }}\n");
+    refused(&set, "it sets a column");
+    let undo = "[undo]\nmode = \"statement\"\n[[undo.rule]]\nset = { v = \"null\" }\n";
+    refused(&format!("{FILL}{undo}"), "its undo rules are for ranges of the key");
+    db.sql.run(
+        "create table p (id int primary key, v text) partition by range (id); create table p_1 partition of p default",
+    );
+    refused(&FILL.replace("\"t\"", "\"p\""), "the table is partitioned");
+    let old = Db::new(Which::Oldest);
+    scattered(&old, 100);
+    old.spec("no", FILL);
+    old.backfill(&["run", "no"]).exits(3).says("servers older than 14");
+}
+
+#[test]
+fn it_is_chosen_for_a_key_whose_order_is_not_that_of_the_heap() {
+    let db = Db::found();
+    let table = |name: &str, key: &str| {
+        db.sql.run(&format!(
+            "create table {name} as select {key} as id, null::text as v, repeat(md5(i::text), 8) as body from generate_series(1, 60000) i;
+             alter table {name} add primary key (id)"
+        ));
+        db.sql.run(&format!("vacuum analyze {name}"));
+    };
+    table("random", "md5(i::text)::uuid");
+    table("ordered", "i");
+    for (name, by_place) in [("random", true), ("ordered", false)] {
+        db.spec(name, &format!("table = \"{name}\"\n[[rule]]\nfill = {{ v = \"'x'\" }}\n"));
+        let plan = db.backfill(&["plan", name, "--json"]).exits(0).json();
+        assert_eq!(plan["order"]["by_place"], by_place, "{plan}");
+        let set = "fill = { v = \"'x'\" }\n";
+        db.spec(name, &format!("table = \"{name}\"\norder = \"key\"\n[[rule]]\n{set}"));
+        let plan = db.backfill(&["plan", name, "--json"]).exits(0).json();
+        assert_eq!(plan["order"]["by_place"], false, "{plan}");
+    }
+    db.spec("random", "table = \"random\"\n[[rule]]\nfill = { v = \"'x'\" }\n");
+    let plan = db.backfill(&["plan", "random"]).exits(0);
+    plan.prints("by place, then what was moved meanwhile by key (id)").prints("\"ctid\" >");
+    db.backfill(&["run", "random"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from random where v = 'x'"), 60_000);
+}
