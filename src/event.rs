@@ -104,7 +104,9 @@ pub enum Event {
     },
     /// The table was rewritten while it was walked by place: what the walk does not meet any more is swept by key.
     Rewritten {},
-    /// The table has been walked by place, and what is left is swept by key.
+    /// The table has been walked by place, and is looked at as a whole for what is left.
+    Looking {},
+    /// What the walk has left is swept by key.
     Sweeping {
         /// Rows left to do; null when there are too many to be listed, and every key is looked at.
         rows: Option<usize>,

@@ -85,13 +85,16 @@ fn remark(event: &Event) -> Option<String> {
             "the table was rewritten: what the walk by place does not meet any more is swept by key"
                 .to_owned(),
         ),
+        Event::Looking {} => {
+            Some("walked by place; looking for rows that were moved meanwhile".to_owned())
+        }
         Event::Sweeping { rows: Some(0) } => None,
         Event::Sweeping { rows } => Some(match rows {
             Some(rows) => format!(
-                "walked by place; {} rows that were moved meanwhile are done by key",
+                "{} rows that were moved meanwhile are done by key",
                 count(*rows as u64)
             ),
-            None => "walked by place; too much is left to be listed, so every key is looked at".to_owned(),
+            None => "too much is left to be listed, so every key is looked at".to_owned(),
         }),
         Event::PassedOver { partition } => {
             Some(format!("passed over: {partition} is no part of the table any more"))

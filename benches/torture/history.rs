@@ -60,14 +60,21 @@ impl History {
             ],
         );
         let works = [Work::Fill, Work::Join, Work::Add, Work::Add, Work::AddByRule];
+        let work = works[rng.usize(0..works.len())];
+        let orders = ["", "", "order = \"key\"\n", "order = \"striped\"\nstripes = 3\n"];
+        let places = ["order = \"physical\"\n", "order = \"physical\"\nstripes = 3\n"];
+        let may_walk = matches!(work, Work::Fill | Work::Join) && key != Key::Partitioned;
+        let order = match may_walk && rng.bool() {
+            true => places[rng.usize(0..places.len())],
+            false => orders[rng.usize(0..orders.len())],
+        };
         History {
             key,
-            work: works[rng.usize(0..works.len())],
+            work,
             rows: rng.u32(2_000..12_000),
             chunk_rows: rng.u32(20..150),
             workers: rng.u32(1..5),
-            order: ["", "", "order = \"key\"\n", "order = \"striped\"\nstripes = 3\n"]
-                [rng.usize(0..4)],
+            order,
             is_wide: rng.u32(0..6) == 0,
             poison: if rng.u32(0..4) == 0 { 997 } else { 0 },
             is_reversed: rng.u32(0..3) > 0,
@@ -80,9 +87,10 @@ impl History {
         let word = |holds: bool, word: &'static str| if holds { word } else { "" };
         let back = word(self.is_reversed, ", and back");
         let poison = word(self.poison > 0, ", some that cannot be written");
+        let place = word(self.order.contains("physical"), ", by place");
         let standby = word(self.has_standby, ", with a standby");
         format!(
-            "{:?} by {:?}, {} rows in chunks of {}, {} workers{poison}{standby}{back}",
+            "{:?} by {:?}, {} rows in chunks of {}, {} workers{place}{poison}{standby}{back}",
             self.work, self.key, self.rows, self.chunk_rows, self.workers
         )
     }

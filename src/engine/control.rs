@@ -70,6 +70,9 @@ impl Dispatcher<'_> {
                 }
             }
             Note::Looking(token) => {
+                if token.is_some() {
+                    self.listener.hear(&Event::Looking {});
+                }
                 self.look = token;
                 self.cancel_look().await;
             }

@@ -7,7 +7,8 @@
 //! table finds the rows that are left to do, and the sweep's chunks list their keys. Where these are too many, or the look does not come to
 //! an end, the sweep looks at every key.
 //!
-//! A row may then be looked at twice, so this is for statements that do nothing the second time: those that only fill.
+//! A row may then be looked at twice, so this is for statements that do nothing the second time: those that only fill, and those whose
+//! `when` no longer holds of what they have set, which every chunk of the walk makes sure of.
 
 use super::leaves::Trial;
 use super::rehearse::ROWS;
@@ -15,6 +16,7 @@ use super::statement::{Builder, ByRange, ChunkSql};
 use super::table::Table;
 use super::{Plan, Refusal};
 use crate::key::{Bound, Form, KeyRange, LEAF, Leaf, Leaves, Part, Place, Striped};
+use crate::spec::Kind;
 use crate::state::Run;
 use crate::undo::UndoMode;
 
@@ -68,12 +70,19 @@ impl Plan {
             () if self.server.version_num < RANGES_OF_PLACES_MIN => {
                 Some("servers older than 14 cannot look for ranges of places")
             }
-            () if !self.spec.only_fills() => Some(
-                "it sets a column, and a row that moves while the backfill runs would be set twice",
-            ),
             () if self.undo == UndoMode::Statement => {
                 Some("its undo rules are for ranges of the key")
             }
+            () if self.spec.only_fills() => None,
+            () if self.spec.order.kind != Kind::Physical => Some(
+                "it sets a column, and a row that moves while the backfill runs would be set twice",
+            ),
+            () if self.spec.rules.iter().any(|rule| rule.when.is_none()) => Some(
+                "a rule without `when` sets a column of every row, and one that moves while the backfill runs would be set twice",
+            ),
+            () if self.undo == UndoMode::None => Some(
+                "without before-images nothing tells whether a row that was set is one to set again",
+            ),
             () => None,
         }
     }
@@ -90,11 +99,19 @@ impl Plan {
         Some(self.physical(Leaves(vec![leaf(place(pages), true), leaf(ceiling, false)])))
     }
 
-    /// Goes on as a run in physical order began.
-    pub(super) fn set_walk_of(&mut self, run: &Run) {
+    /// Goes on as a run in physical order began; refuses when the spec has become one whose rows must not be met twice.
+    pub(super) fn set_walk_of(&mut self, run: &Run) -> Result<(), Refusal> {
         let leaves = run.leaves.as_ref().filter(|leaves| leaves.walked() > 0);
+        if let (Some(_), Some(why)) = (leaves, self.no_places()) {
+            return Err(Refusal::new(
+                format!("run {} goes by place in the heap: {why}", run.run_id),
+                "the run would not be exact",
+                format!("restore the spec; or give the run up: `backfill cancel {}`", run.name),
+            ));
+        }
         self.physical = leaves.map(|leaves| self.physical(leaves.clone()));
         self.way.is_physical = self.physical.is_some();
+        Ok(())
     }
 
     fn physical(&self, leaves: Leaves) -> Physical {

@@ -37,7 +37,7 @@ impl Plan {
         if !is_its_key && !self.key.is_spread() {
             self.way = Way::by_key("as the run began".to_owned());
         }
-        self.set_walk_of(run);
+        self.set_walk_of(run).map_err(|refusal| PlanError::Refused(vec![refusal]))?;
         Ok(self)
     }
 

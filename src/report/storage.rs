@@ -17,7 +17,7 @@ const INDEX_MIN: i64 = 16 << 20;
 /// What a run did to the table's storage. Sizes are those of the whole table, whoever wrote to it meanwhile.
 #[derive(Clone, Debug, Serialize)]
 pub struct StorageReport {
-    /// `key` or `stripes`.
+    /// `key`, `stripes` or `place`.
     pub cut_by: String,
     /// Part of the rows written that needed no new index entry; null while nobody counted.
     pub hot_share: Option<f64>,

@@ -254,7 +254,8 @@ impl Health {
         if flat.is_none() {
             self.flat = None;
         }
-        let by_flat = flat.map(|cause| {
+        // Half of a speed that nobody knows yet would be next to nothing, for as long as the vacuum takes.
+        let by_flat = flat.filter(|_| self.looks >= KNOWN_AFTER).map(|cause| {
             let speed = self.good.max(used).min(allowed);
             let rate = *self.flat.get_or_insert((speed * FLAT).max(FLOOR));
             (rate, cause)

@@ -54,7 +54,9 @@ fn rows_moved_to_where_the_walk_has_been_are_swept() {
         db.spec("fill", &format!("{order}{FILL}"));
         db.stop_half_way("fill", "pause").exits(4);
         move_back(&db);
-        db.backfill(&["resume", "fill"]).exits(0).says("walked by place; ");
+        db.backfill(&["resume", "fill"])
+            .exits(0)
+            .says("rows that were moved meanwhile are done by key");
         is_done_once(&db, 1);
         let swept = "select sum(rows_done) from backfill.chunk where upto_key[1] = '2'";
         assert!(db.sql.number(swept) > 100, "the sweep had nothing to do");
@@ -147,7 +149,9 @@ fn several_columns_and_a_key_of_several_are_swept_too() {
     db.stop_half_way("fill", "pause").exits(4);
     move_back(&db);
     db.sql.run("update t set n = 0 where n <> 0");
-    db.backfill(&["resume", "fill"]).exits(0).says("walked by place; ");
+    db.backfill(&["resume", "fill"])
+        .exits(0)
+        .says("rows that were moved meanwhile are done by key");
     let right =
         "select count(*) from t where v = a || b and w = case when b % 3 = 0 then 7 else b end";
     assert_eq!(db.sql.number(right), rows);
@@ -161,6 +165,64 @@ fn several_columns_and_a_key_of_several_are_swept_too() {
     );
     db.backfill(&["run", "fill"]).exits(0);
     assert_eq!(db.sql.text(before), after);
+}
+
+const SET: &str = "table = \"t\"\norder = \"physical\"\n[[rule]]\nwhen = \"d = 1\"\nset = { d = \"2\", n = \"n + 1\" }\n";
+
+/// `n` counts how often a row was set.
+#[test]
+fn what_ends_its_own_condition_may_be_set_by_place() {
+    for which in [Which::Found, Which::Newest] {
+        let db = Db::new(which);
+        scattered(&db, 20_000);
+        db.sql.run("alter table t add o int not null default 0");
+        db.spec("set", SET);
+        db.stop_half_way("set", "pause").exits(4);
+        db.sql.run(
+            "update t set o = 1 where ctid > (select format('(%s,0)', pg_relation_size('t') / 8192 - 20)::tid) and d = 1",
+        );
+        db.backfill(&["resume", "set"])
+            .exits(0)
+            .says("rows that were moved meanwhile are done by key");
+        let rows = db.sql.number("select count(*) from t");
+        assert_eq!(db.sql.number("select count(*) from t where d = 2 and n = 1"), rows);
+        db.backfill(&["verify", "set"]).exits(0).prints("none left to do");
+        db.backfill(&["reverse", "set"]).exits(0);
+        assert_eq!(db.sql.number("select count(*) from t where d = 1 and n = 0"), rows);
+    }
+}
+
+#[test]
+fn what_would_be_set_again_is_not_set_by_place() {
+    for which in [Which::Found, Which::Newest] {
+        let db = Db::new(which);
+        scattered(&db, 5_000);
+        let spec = SET.replace("d = 1", "n < 3").replace("d = \"2\", ", "");
+        db.spec("set", &spec);
+        let ran = db.backfill(&["run", "set"]).exits(1);
+        ran.says("would be set again").says("remove `order = \"physical\"`");
+        assert_eq!(db.sql.number("select count(*) from t where n <> 0"), 0);
+        // Where the locks go first, too.
+        db.sql.run("create table l as select id from t");
+        db.backfill(&["cancel", "set"]).exits(0);
+        db.spec("set", &spec.replace("n + 1", "n + (select 1)"));
+        db.backfill(&["run", "set"]).exits(1).says("would be set again");
+        assert_eq!(db.sql.number("select count(*) from t where n <> 0"), 0);
+    }
+}
+
+#[test]
+fn a_run_by_place_is_not_gone_on_with_by_another_kind_of_spec() {
+    let db = Db::found();
+    scattered(&db, 20_000);
+    db.spec("fill", FILL);
+    db.stop_half_way("fill", "pause").exits(4);
+    db.spec("fill", "table = \"t\"\n[[rule]]\nset = { v = \"md5(id::text)\" }\n");
+    let ran = db.backfill(&["resume", "fill", "--accept-change"]).exits(3);
+    ran.says("run 1 goes by place in the heap: it sets a column").says("backfill cancel fill");
+    db.spec("fill", &FILL.replace("physical", "key"));
+    db.backfill(&["resume", "fill", "--accept-change"]).exits(0);
+    is_done_once(&db, 1);
 }
 
 #[test]
@@ -188,7 +250,8 @@ fn rows_that_raise_are_set_aside_by_their_keys() {
     let fill = FILL.replace("md5(id::text)", "(1 / d)::text || md5(id::text)");
     db.spec("fill", &fill);
     let ran = db.backfill(&["run", "fill"]).exits(5);
-    ran.says("3 rows that were moved meanwhile").says("division by zero (SQLSTATE 22012)");
+    ran.says("3 rows that were moved meanwhile are done by key")
+        .says("division by zero (SQLSTATE 22012)");
     let mut expected: Vec<String> = poison.into_iter().map(|row| row[0].clone()).collect();
     expected.sort();
     let aside = "select string_agg(key[1], ' ' order by key[1]) from backfill.quarantine";
@@ -292,7 +355,8 @@ fn what_cannot_be_gone_through_by_place_is_refused_in_words() {
     };
     let order = "order = \"physical\"\n";
     let set = format!("table = \"t\"\n{order}[[rule]]\nset = {{ n = \"n + 1\" }}\n");
-    refused(&set, "it sets a column");
+    refused(&set, "a rule without `when` sets a column of every row");
+    refused(&format!("{SET}[undo]\nmode = \"none\"\n"), "without before-images");
     let undo = "[undo]\nmode = \"statement\"\n[[undo.rule]]\nset = { v = \"null\" }\n";
     refused(&format!("{FILL}{undo}"), "its undo rules are for ranges of the key");
     db.sql.run(

@@ -107,3 +107,16 @@ fn slow_commits_are_seen_against_the_usual_ones() {
     health.tick(seconds(12), Some(&Sample::default()), 0.0, f64::INFINITY);
     assert!(matches!(health.verdict(), Verdict::Slow(..)), "{:?}", health.verdict());
 }
+
+#[test]
+fn half_the_speed_is_left_beside_a_vacuum_once_it_is_known() {
+    let vacuum = Measure::value(1.0, "backend 7 vacuums the table".to_owned());
+    let vacuum = Sample { measures: vec![(Kind::Autovacuum, vacuum)] };
+    let mut health = Health::new(Settings::default());
+    for second in 0..10 {
+        assert_eq!(health.verdict(), Verdict::Proceed, "{second}: nothing is known to be halved");
+        health.tick(seconds(second), Some(&vacuum), 5_000.0, f64::INFINITY);
+    }
+    let Verdict::Slow(budget, cause) = health.verdict() else { panic!("{:?}", health.verdict()) };
+    assert_eq!((budget.rows_per_s, cause.by.as_str()), (Some(2_500.0), "autovacuum"));
+}
