@@ -1,4 +1,5 @@
-//! Proof from the data that nothing is left to do: at once where an index or a constraint helps, else in slices of the key.
+//! Proof from the data that nothing is left to do: at once where an index or a constraint helps or the key's order is not that of the heap,
+//! else in slices of the key.
 
 use std::time::Duration;
 
@@ -19,6 +20,10 @@ pub const SHOWN: usize = 5;
 /// For how long one query over the whole table is tried before it is cut in slices: an index on what is left answers within it.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
+/// The same for a table whose key's order is not that of the heap. By key it would be read a page for each row, which takes a hundred times
+/// as long; so a snapshot is held meanwhile.
+const AS_A_WHOLE: Duration = Duration::from_secs(600);
+
 /// Of one slice; it reads a hundred thousand rows.
 const OF_A_SLICE: Duration = Duration::from_secs(300);
 
@@ -35,7 +40,8 @@ pub struct Findings {
 
 /// Whether a row is left to do: the first one found ends the search.
 pub async fn is_left(client: &Client, plan: &Plan, remaining: &str) -> Result<bool, Error> {
-    let bounds = Bounds { lock: AT_ONCE, statement: AT_ONCE, is_durable: true };
+    let at_once = if plan.is_slow_by_key() { AS_A_WHOLE } else { AT_ONCE };
+    let bounds = Bounds { lock: AT_ONCE, statement: at_once, is_durable: true };
     plan.session.begin_read_only(client, bounds).await?;
     // Here reading the table from its beginning may well be the fastest way to a row.
     client
@@ -47,7 +53,7 @@ pub async fn is_left(client: &Client, plan: &Plan, remaining: &str) -> Result<bo
     match asked {
         Ok(rows) => Ok(!rows.is_empty()),
         Err(error) if sqlstate(&error) == Some("57014") => {
-            Ok(walk(client, plan, remaining, true).await?.remaining > 0)
+            Ok(in_slices(client, plan, remaining, true).await?.remaining > 0)
         }
         Err(error) => Err(error),
     }
@@ -78,8 +84,69 @@ fn scans(node: &serde_json::Value) -> bool {
     }
 }
 
-/// Walks the whole table in slices of the key; to the first slice with a row left, or to the end.
+/// Looks at the whole table, in slices of the key where it cannot be read as a whole; then, if asked, only to the first slice with a row
+/// left.
 pub async fn walk(
+    client: &Client,
+    plan: &Plan,
+    remaining: &str,
+    to_first: bool,
+) -> Result<Findings, Error> {
+    if plan.is_slow_by_key()
+        && let Some(findings) = as_a_whole(client, plan, remaining).await?
+    {
+        return Ok(findings);
+    }
+    in_slices(client, plan, remaining, to_first).await
+}
+
+/// Reads the table from its first page to its last; none where that takes too long.
+async fn as_a_whole(
+    client: &Client,
+    plan: &Plan,
+    remaining: &str,
+) -> Result<Option<Findings>, Error> {
+    let Some(ceiling) = plan.ceiling.clone() else { return Ok(None) };
+    let bounds = Bounds { lock: AT_ONCE, statement: AS_A_WHOLE, is_durable: true };
+    let range = KeyRange::new(None, ceiling);
+    let table = &plan.table.name;
+    let all = plan.key.range_sql(&table.name, range.form(), 1);
+    let rows = format!("SELECT count(*) FROM {table} WHERE {all}");
+    let left = left_sql(plan, &all, remaining);
+    let params = rehearse::params(&range);
+    let bind = rehearse::typed(&params);
+    plan.session.begin_read_only(client, bounds).await?;
+    client.batch_execute("SET LOCAL enable_seqscan = on").await?;
+    let read = async {
+        let rows = client.query_typed(&rows, &bind).await?;
+        Ok::<_, Error>((rows, client.query_typed(&left, &bind).await?))
+    };
+    let read = read.await;
+    client.batch_execute("ROLLBACK").await?;
+    match read {
+        Ok((rows, left)) => Ok(Some(Findings {
+            keys: rows.first().map_or(0, |row| row.get(0)),
+            remaining: left.first().map_or(0, |row| row.get(0)),
+            examples: left.first().and_then(|row| row.get(1)).unwrap_or_default(),
+        })),
+        Err(error) if sqlstate(&error) == Some("57014") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How many rows of a range are left to do, and the keys of some.
+fn left_sql(plan: &Plan, range: &str, remaining: &str) -> String {
+    let key = plan.key.array_sql(&plan.table.name.name);
+    // A join may show a row several times; it is still one row.
+    let distinct = if plan.sql.ambiguous.is_some() { "DISTINCT " } else { "" };
+    format!(
+        "SELECT count(*), array_agg(array_to_string(k, ', ')) FILTER (WHERE place <= {SHOWN}) \
+         FROM (SELECT k, row_number() OVER () AS place FROM (SELECT {distinct}{key} AS k {} WHERE {range} AND ({remaining})) AS found) AS rest",
+        plan.from_sql
+    )
+}
+
+async fn in_slices(
     client: &Client,
     plan: &Plan,
     remaining: &str,
@@ -88,7 +155,6 @@ pub async fn walk(
     let mut findings = Findings::default();
     let Some(ceiling) = plan.ceiling.clone() else { return Ok(findings) };
     let table = &plan.table.name.name;
-    let key = plan.key.array_sql(table);
     let bounds = Bounds { lock: Duration::from_secs(5), statement: OF_A_SLICE, is_durable: true };
     let mut after: Option<Bound> = None;
     loop {
@@ -114,12 +180,7 @@ pub async fn walk(
         let mut found = Vec::new();
         for part in slice.parts() {
             let in_part = plan.key.range_sql(table, part, 1);
-            // A join may show a row several times; it is still one row.
-            let sql = format!(
-                "SELECT count(*), (array_agg(array_to_string(k, ', ')))[1:{SHOWN}] \
-                 FROM (SELECT DISTINCT {key} AS k {} WHERE {in_part} AND ({remaining})) rest",
-                plan.from_sql
-            );
+            let sql = left_sql(plan, &in_part, remaining);
             found.extend(client.query_typed(&sql, &rehearse::typed(&params)).await?);
         }
         client.batch_execute("COMMIT").await?;

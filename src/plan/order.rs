@@ -132,11 +132,14 @@ impl Plan {
         Ok(Way { striping: Some(Striping { k, window_max }), is_physical, reason })
     }
 
-    /// Whether neighbours by key lie on pages far apart, neighbours by place can be written, and that is worth the look behind them.
+    /// Whether neighbours by place can be written, and that is worth the look behind them.
     fn is_quicker_by_place(&self) -> bool {
-        self.no_places().is_none()
-            && !is_small(self.table.heap_bytes)
-            && self.correlation() < CORRELATED
+        self.no_places().is_none() && self.is_slow_by_key()
+    }
+
+    /// Whether neighbours by key lie on pages far apart, in a table of some size: it is read much sooner as a whole than key by key.
+    pub fn is_slow_by_key(&self) -> bool {
+        !is_small(self.met().heap_bytes) && self.correlation() < CORRELATED
     }
 
     /// How far the order of the key is that of the heap, from 0 to 1.
