@@ -61,7 +61,7 @@ fn openssl(directory: &Path, arguments: &str) {
     assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Two authorities, and a certificate for `localhost` by the first.
+/// Two authorities, and two certificates for `localhost` by the first, one of them expired yesterday.
 fn make_certificates(directory: &Path) {
     for authority in ["ca", "other"] {
         openssl(
@@ -76,13 +76,17 @@ fn make_certificates(directory: &Path) {
         "req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr",
     );
     std::fs::write(directory.join("names"), "subjectAltName=DNS:localhost\n").unwrap();
-    openssl(
-        directory,
-        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.crt",
-    );
+    for (days, name) in [("2", "server"), ("-1", "expired")] {
+        openssl(
+            directory,
+            &format!(
+                "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days {days} -extfile names -out {name}.crt"
+            ),
+        );
+    }
     // The server reads its key as the owner of its own directory.
     let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(directory).unwrap());
-    for file in ["server.key", "server.crt"] {
+    for file in ["server.key", "server.crt", "expired.crt"] {
         std::os::unix::fs::chown(directory.join(file), Some(owner), None).unwrap();
     }
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
@@ -133,4 +137,16 @@ fn every_sslmode_does_as_libpq_does() {
         .list("localhost", "secure", &format!("sslmode=verify-full&{wrong}"))
         .exits(1)
         .says("certificate");
+
+    // A certificate that is over proves nothing, where one is asked for.
+    let expired = format!("{directory}/expired.crt");
+    guarded.sql().run(&format!("alter system set ssl_cert_file = '{expired}'"));
+    guarded.sql().run("select pg_reload_conf()");
+    let shown = format!("select current_setting('ssl_cert_file') = '{expired}'");
+    guarded.sql().wait_for("the server has the other certificate", &shown);
+    for mode in ["verify-full", "verify-ca"] {
+        let ran = guarded.list("localhost", "secure", &format!("sslmode={mode}&{right}"));
+        ran.exits(1).says("certificate: Expired");
+    }
+    guarded.list("localhost", "secure", "sslmode=require").exits(0);
 }
