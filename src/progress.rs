@@ -86,12 +86,12 @@ fn remark(event: &Event) -> Option<String> {
                 .to_owned(),
         ),
         Event::Looking {} => {
-            Some("walked by place; looking for rows that were moved meanwhile".to_owned())
+            Some("walked by place; looking for rows that are left to do".to_owned())
         }
         Event::Sweeping { rows: Some(0) } => None,
         Event::Sweeping { rows } => Some(match rows {
             Some(rows) => format!(
-                "{} rows that were moved meanwhile are done by key",
+                "{} rows that the walk did not do are done by key",
                 count(*rows as u64)
             ),
             None => "too much is left to be listed, so every key is looked at".to_owned(),

@@ -110,9 +110,7 @@ impl Dispatcher<'_> {
                 (self.cut_due, self.cut_failures) = (None, 0);
                 self.saw(&sliced.chunks);
                 self.fully_cut = sliced.fully_cut;
-                if sliced.waits && self.is_idle() {
-                    // Chunks of the walk that this runner has not met yet.
-                    self.must_reload = true;
+                if sliced.waits && self.is_idle() && !self.find_forgotten().await {
                     self.cut_due = Some(Instant::now() + AGAIN);
                 }
                 self.waits_for_walk = sliced.waits;

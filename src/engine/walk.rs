@@ -26,8 +26,9 @@ const LOOK_MAX: Duration = Duration::from_secs(600);
 /// Keys that are listed, at most: some ten megabytes of them. With more, looking at every key costs about as much.
 const LISTED_MAX: i64 = 200_000;
 
-/// Keys that one chunk lists, at most: as many look-ups as take a fraction of a second from a cold disk.
-const LISTED_A_CHUNK: usize = 1_000;
+/// Keys that one chunk lists. At most as many look-ups as take a fraction of a second from a cold disk; and so many that under the slowest of
+/// rates all of them are some thousands of chunks.
+const LISTED_A_CHUNK: (usize, usize) = (50, 1_000);
 
 /// What is left to do behind a walk.
 #[derive(Debug)]
@@ -102,7 +103,7 @@ fn page(place: &Bound) -> i64 {
 
 /// The chunks of a sweep that looks at these keys alone; together they cover all keys up to the ceiling, as any others do.
 pub(super) fn list(keys: &[Bound], size: i64, ceiling: &Bound) -> Vec<Cut> {
-    let size = (size.max(1) as usize).min(LISTED_A_CHUNK);
+    let size = (size.max(1) as usize).clamp(LISTED_A_CHUNK.0, LISTED_A_CHUNK.1);
     let cut = |group: &[Bound]| {
         let texts: Vec<&Vec<String>> = group.iter().map(|key| &key.0).collect();
         Cut {
@@ -132,14 +133,15 @@ pub(super) async fn look(
     if left.open > 0 {
         return Ok(Left::Walk);
     }
-    let Some(sql) = work.walk.as_ref().and_then(|walk| place.text(&walk.left)) else {
-        return Ok(Left::Unknown);
-    };
-    let noted: Vec<&Vec<String>> = left.keys.iter().map(|key| &key.0).collect();
-    let noted = serde_json::to_string(&noted).unwrap_or_default();
+    let known: Vec<&Vec<String>> = left.keys.iter().map(|key| &key.0).collect();
+    let (walk, is_known) = (work.walk.as_ref(), !known.is_empty());
+    let sql =
+        walk.and_then(|walk| if is_known { walk.left_known.as_ref() } else { Some(&walk.left) });
+    let Some(sql) = sql.and_then(|sql| place.text(sql)) else { return Ok(Left::Unknown) };
+    let known = is_known.then(|| serde_json::to_string(&known).unwrap_or_default());
     let _ = notes.send(Note::Looking(Some(connection.cancel_token())));
     let started = Instant::now();
-    let found = find_left(work, &connection, &sql, (&ceiling.0, &noted)).await;
+    let found = find_left(work, &connection, &sql, (&ceiling.0, known.as_ref())).await;
     let _ = notes.send(Note::Looking(None));
     let fault = match found {
         Ok(keys) => return Ok(keys),
@@ -157,18 +159,25 @@ async fn find_left(
     work: &Work,
     client: &Client,
     sql: &str,
-    (ceiling, noted): (&[String], &String),
+    (ceiling, known): (&[String], Option<&String>),
 ) -> Result<Left, tokio_postgres::Error> {
     let bounds = Bounds { statement: LOOK_MAX, ..Bounds::LOOKUP };
     work.session.begin_read_only(client, bounds).await?;
-    // All of the table, from its first page to its last one; chunks must not do that.
-    client.batch_execute("SET LOCAL enable_seqscan = on").await?;
+    // All of the table, from its first page to its last one; chunks must not do that. A runner that dies meanwhile is noticed where the
+    // server can.
+    client.batch_execute("SET LOCAL enable_seqscan = on; SAVEPOINT watched").await?;
+    let watched = client.batch_execute("SET LOCAL client_connection_check_interval = '1s'").await;
+    if watched.is_err() {
+        client.batch_execute("ROLLBACK TO watched").await?;
+    }
     let limit = LISTED_MAX + 1;
     let mut bind = typed(ceiling);
-    bind.extend([(&limit as &(dyn ToSql + Sync), Type::INT8), (noted, Type::TEXT)]);
+    bind.push((&limit, Type::INT8));
+    bind.extend(known.map(|known| (known as &(dyn ToSql + Sync), Type::TEXT)));
     let rows = client.query_typed(sql, &bind).await?;
     client.batch_execute("COMMIT").await?;
-    match rows.len() as i64 > LISTED_MAX {
+    // A join may have shown a row several times: what the look was cut at counts, not the keys.
+    match rows.first().is_some_and(|row| row.get::<_, i64>(1) > LISTED_MAX) {
         true => Ok(Left::Unknown),
         false => Ok(Left::Keys(rows.iter().map(|row| Bound(row.get(0))).collect())),
     }
@@ -214,10 +223,12 @@ mod tests {
     #[test]
     fn a_list_covers_all_keys_up_to_the_ceiling() {
         let key = |text: &str| Bound(vec![text.to_owned()]);
-        let cuts = list(&[key("a"), key("c"), key("d")], 2, &key("z"));
+        let keys: Vec<Bound> = (10..62).map(|i| key(&i.to_string())).collect();
+        let cuts = list(&keys, 2, &key("99"));
         let only: Vec<_> = cuts.iter().map(|cut| cut.only.as_deref().unwrap_or("")).collect();
-        assert_eq!(only, [r#"[["a"],["c"]]"#, r#"[["d"]]"#]);
-        assert_eq!(cuts.iter().map(|cut| &cut.upto).collect::<Vec<_>>(), [&key("c"), &key("z")]);
+        assert!(only[0].starts_with(r#"[["10"],["11"]"#), "{only:?}");
+        assert_eq!(only[1..], [r#"[["60"],["61"]]"#]);
+        assert_eq!(cuts.iter().map(|cut| &cut.upto).collect::<Vec<_>>(), [&key("59"), &key("99")]);
         let none = list(&[], 2, &key("z"));
         assert_eq!((none.len(), none[0].only.as_deref()), (1, Some("[]")));
         assert_eq!(none[0].upto, key("z"));

@@ -190,7 +190,6 @@ struct Counts {
     accounted: i64,
     conflicted: i64,
     image_bytes: i64,
-    /// A key in conflict; without a conflict, that of a row which is to be written again.
     conflict: Option<Vec<String>>,
 }
 
@@ -219,9 +218,6 @@ impl Counts {
                 "{accounted} saved, {written} written, {conflicted} in conflict, {found} elsewhere"
             )));
         }
-        if let (0, Some(key)) = (conflicted, &self.conflict) {
-            return Err(left_again(key));
-        }
         if *conflicted > 0 && keep.conflicts == Conflicts::Stop {
             return Err(in_conflict(self.conflict.as_deref().unwrap_or_default()));
         }
@@ -242,14 +238,6 @@ fn in_conflict(key: &[String]) -> Setback {
     fatal(format!(
         "the row with key ({key}) no longer holds what the backfill wrote, and conflicts stop this run; nothing of its chunk is \
          given back. Look at the row, then resume with `--conflicts=skip` to leave such rows alone"
-    ))
-}
-
-fn left_again(key: &[String]) -> Setback {
-    let key = key.join(", ");
-    fatal(format!(
-        "the row with key ({key}) would be set again: `when` still holds of what was set, and by place a row may be met twice; nothing \
-         of its chunk is written. Give the run up, remove `order = \"physical\"`, and start again"
     ))
 }
 

@@ -36,8 +36,7 @@ pub struct Keep {
     /// Saves and writes at once, on the bet that nobody changes the rows meanwhile; columns as [`Keep::write`]. When rows written and
     /// rows accounted for differ, which they do when their keys do, the bet is lost, and [`Keep::lock`] goes first.
     pub bet: Option<ByRange>,
-    /// Writes. Columns: rows written, rows that must be accounted for, rows in conflict, bytes of before-images, a key in
-    /// conflict; without any, that of a row which is still to be written.
+    /// Writes. Columns: rows written, rows that must be accounted for, rows in conflict, bytes of before-images, a key in conflict.
     pub write: ByRange,
     /// Writes what is not in the chunk's leaf; columns as [`Keep::write`].
     pub elsewhere: Option<Elsewhere>,
@@ -155,12 +154,10 @@ impl Builder<'_> {
             "coalesce(sum(packed), 0)::int8".to_owned()
         };
         format!(
-            "WITH backfill_written AS (\n{}\nRETURNING {with}{values}{}\n), backfill_saved AS (\n{save}\n)\n\
-             SELECT coalesce(sum(rows), 0)::int8, {accounted}, 0::int8, coalesce(sum(bytes), 0)::int8, {}\n  \
+            "WITH backfill_written AS (\n{}\nRETURNING {with}{values}\n), backfill_saved AS (\n{save}\n)\n\
+             SELECT coalesce(sum(rows), 0)::int8, {accounted}, 0::int8, coalesce(sum(bytes), 0)::int8, NULL::text[]\n  \
              FROM backfill_saved",
             update.as_str(),
-            self.left_again(),
-            self.key_left_again(),
         )
     }
 
@@ -219,19 +216,18 @@ impl Builder<'_> {
             "WITH backfill_before AS MATERIALIZED (\nSELECT count(*) AS rows, ARRAY[{}] AS old_nulls, {}\n  FROM (\n{}\n) AS seen\n), \
              backfill_written AS (\n{}\n   AND pg_catalog.age({name}.xmin) > \
              (SELECT pg_catalog.age(pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.xid))\n   \
-             AND (SELECT rows FROM backfill_before) > 0\nRETURNING {}{}\n), \
+             AND (SELECT rows FROM backfill_before) > 0\nRETURNING {}\n), \
              backfill_after AS MATERIALIZED (\nSELECT count(*) AS rows, {}\n  FROM backfill_written\n), backfill_saved AS (\n\
              INSERT INTO {} (seq, part, side, rows, old_nulls, {columns})\n\
              SELECT ${}, {}, '{}', backfill_before.rows, old_nulls, {}\n  FROM backfill_before, backfill_after\n WHERE {same}\n\
              RETURNING {} AS bytes\n)\n\
              SELECT backfill_after.rows, CASE WHEN backfill_before.rows = 0 OR {same} THEN backfill_before.rows ELSE -1 END, 0::int8,\n       \
-             coalesce((SELECT bytes FROM backfill_saved), 0)::int8, {}\n  FROM backfill_before, backfill_after",
+             coalesce((SELECT bytes FROM backfill_saved), 0)::int8, NULL::text[]\n  FROM backfill_before, backfill_after",
             nulls.collect::<Vec<_>>().join(", "),
             packed(Side::Old),
             self.rows_before(form),
             self.update(form).as_str(),
             self.image_values(&name.to_string(), None, Some(&name.to_string())),
-            self.left_again(),
             packed(Side::New),
             saving.images.table,
             self.seq_param(form),
@@ -239,33 +235,7 @@ impl Builder<'_> {
             Side::Both.stored(),
             values.collect::<Vec<_>>().join(", "),
             sizes(fields(Side::Both).map(|f| f.name.as_str())),
-            self.key_left_again(),
         )
-    }
-
-    /// Whether a row, as it has been written, is one to do again: what a walk must not leave, for it would meet it twice.
-    fn left_again(&self) -> String {
-        match self.is_checked() {
-            true => format!(", ({}) AS backfill_again", self.needed().as_str()),
-            false => String::new(),
-        }
-    }
-
-    /// The key of a row that is to do again, if any.
-    fn key_left_again(&self) -> String {
-        if !self.is_checked() {
-            return "NULL::text[]".to_owned();
-        }
-        let keys: Vec<String> =
-            self.numbered_names("k").iter().map(|k| format!("{k}::text")).collect();
-        format!(
-            "(SELECT ARRAY[{}] FROM backfill_written WHERE backfill_again LIMIT 1)",
-            keys.join(", ")
-        )
-    }
-
-    fn is_checked(&self) -> bool {
-        self.is_walk && !self.spec.only_fills()
     }
 
     /// Locks in key order, as every other careful writer does, so that two of them do not meet head-on.

@@ -11,7 +11,7 @@ use crate::db::session::Bounds;
 use crate::db::{Session, error};
 use crate::diagnostic::Diagnostic;
 use crate::key::Form;
-use crate::spec::{Kind, Spec, Verb};
+use crate::spec::{Spec, Verb};
 use crate::sql::{Ident, SqlText};
 
 /// Judges every expression; all mistakes at once. The result follows the order rules are written in.
@@ -126,8 +126,7 @@ pub(super) async fn remaining(
         return Ok(Some(SqlText::default().push_expr(own).as_str().to_owned()));
     }
     let has_set = spec.columns().iter().any(|(_, verb)| *verb == Verb::Set);
-    // What is set by place is checked to be none to do afterwards.
-    if !has_set || spec.order.kind == Kind::Physical {
+    if !has_set {
         return Ok(Some(builder.needed().as_str().to_owned()));
     }
     let written: Vec<i16> = spec

@@ -7,8 +7,9 @@
 //! table finds the rows that are left to do, and the sweep's chunks list their keys. Where these are too many, or the look does not come to
 //! an end, the sweep looks at every key.
 //!
-//! A row may then be looked at twice, so this is for statements that do nothing the second time: those that only fill, and those whose
-//! `when` no longer holds of what they have set, which every chunk of the walk makes sure of.
+//! A row may then be looked at twice, so this is for statements that do nothing the second time: those that fill one column. Where the
+//! application empties it again meanwhile, it may be filled again, and two before-images kept; both say NULL, so that it does not matter
+//! which of them is given back first.
 
 use super::leaves::Trial;
 use super::rehearse::ROWS;
@@ -16,7 +17,6 @@ use super::statement::{Builder, ByRange, ChunkSql};
 use super::table::Table;
 use super::{Plan, Refusal};
 use crate::key::{Bound, Form, KeyRange, LEAF, Leaf, Leaves, Part, Place, Striped};
-use crate::spec::Kind;
 use crate::state::Run;
 use crate::undo::UndoMode;
 
@@ -44,9 +44,11 @@ pub struct Walk {
     pub sql: ChunkSql,
     /// Rows on a page of the heap, as the planner sees them.
     pub rows_a_page: f64,
-    /// The keys of rows left to do, in order. Parameters: the ceiling, how many at most, and keys that are known to be left, as a JSON array.
-    /// Column: key.
+    /// The keys of rows left to do, in order. Parameters: the ceiling, how many rows of the look at most. Columns: key, rows of the look.
     pub left: String,
+    /// The same where keys are known to be left, which are a third parameter, as a JSON array; none for a spec with a join, which would
+    /// become the product of both sides.
+    pub left_known: Option<String>,
     /// The key of the row at a place, which is the parameter.
     pub key_at: String,
 }
@@ -70,19 +72,18 @@ impl Plan {
             () if self.server.version_num < RANGES_OF_PLACES_MIN => {
                 Some("servers older than 14 cannot look for ranges of places")
             }
+            () if !self.spec.only_fills() => Some(
+                "it sets a column, and a row that moves while the backfill runs would be set twice",
+            ),
+            () if self.written.len() > 1 => Some(
+                "it fills several columns, and of a row that is met twice the before-images would have to be given back in their order",
+            ),
+            () if self.has_triggers => {
+                Some("a trigger may undo what is filled, and the row would be met again")
+            }
             () if self.undo == UndoMode::Statement => {
                 Some("its undo rules are for ranges of the key")
             }
-            () if self.spec.only_fills() => None,
-            () if self.spec.order.kind != Kind::Physical => Some(
-                "it sets a column, and a row that moves while the backfill runs would be set twice",
-            ),
-            () if self.spec.rules.iter().any(|rule| rule.when.is_none()) => Some(
-                "a rule without `when` sets a column of every row, and one that moves while the backfill runs would be set twice",
-            ),
-            () if self.undo == UndoMode::None => Some(
-                "without before-images nothing tells whether a row that was set is one to set again",
-            ),
             () => None,
         }
     }
@@ -118,8 +119,13 @@ impl Plan {
         let rows_a_page = rows_a_page(&self.table, self.table_rows).max(1.0);
         let sweep = self.builder().of_leaves();
         let walk = self.builder().of_places();
-        let walk =
-            Walk { sql: walk.chunk_sql(), rows_a_page, left: sweep.left(), key_at: walk.key_at() };
+        let walk = Walk {
+            sql: walk.chunk_sql(),
+            rows_a_page,
+            left: sweep.left(false),
+            left_known: self.spec.from.is_none().then(|| sweep.left(true)),
+            key_at: walk.key_at(),
+        };
         Physical { leaves, walk, sweep: sweep.chunk_sql() }
     }
 
@@ -160,22 +166,30 @@ impl<'a> Builder<'a> {
     }
 
     /// The keys left to do. Put in order apart from being found, or the planner would read the table in that order, by its index. Keys that
-    /// are known to be left are kept from being looked at by a CASE, for some raise when they are.
-    fn left(&self) -> String {
+    /// are `known` to be left are kept from being looked at by a CASE, for some raise when they are.
+    fn left(&self, is_known: bool) -> String {
         let name = self.name();
         let (width, key) = (self.key.columns.len(), self.key.array_sql(name));
         let columns = self.key.columns_sql(name);
         let (limit, known) = (width + 1, width + 2);
         let value = |i: usize| format!("(backfill_key OPERATOR(pg_catalog.->>) {i})");
         let array: Vec<String> = (0..width).map(value).collect();
+        let needed = self.needed();
+        let condition = match is_known {
+            true => format!(
+                "CASE WHEN {key} IN (SELECT ARRAY[{}] FROM \
+                 pg_catalog.jsonb_array_elements(${known}::pg_catalog.text::pg_catalog.jsonb) AS backfill_listed (backfill_key)) \
+                 THEN true ELSE ({}) END",
+                array.join(", "),
+                needed.as_str(),
+            ),
+            false => format!("({})", needed.as_str()),
+        };
         format!(
-            "WITH backfill_left AS MATERIALIZED (\nSELECT {columns}{}\n WHERE {}\n   AND CASE WHEN {key} IN (SELECT ARRAY[{}] FROM \
-             pg_catalog.jsonb_array_elements(${known}::pg_catalog.text::pg_catalog.jsonb) AS backfill_listed (backfill_key)) \
-             THEN true ELSE ({}) END\n LIMIT ${limit}\n)\nSELECT {key} FROM backfill_left AS {name} GROUP BY {columns} ORDER BY {columns}",
+            "WITH backfill_left AS MATERIALIZED (\nSELECT {columns}{}\n WHERE {}\n   AND {condition}\n LIMIT ${limit}\n)\n\
+             SELECT {key}, (SELECT count(*) FROM backfill_left) FROM backfill_left AS {name} GROUP BY {columns} ORDER BY {columns}",
             self.from_target().as_str(),
             self.key.range_sql(name, Form::FIRST, 1),
-            array.join(", "),
-            self.needed().as_str(),
         )
     }
 

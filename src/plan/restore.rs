@@ -29,6 +29,8 @@ pub struct Restore<'a> {
     pub policy: Conflicts,
     /// Where the rows are.
     pub place: Rows,
+    /// Whether a row may have several before-images: what another of them has given back is no conflict.
+    pub may_repeat: bool,
 }
 
 /// Where the rows of a run that is taken back are.
@@ -111,8 +113,12 @@ impl Builder<'_> {
             format!("(SELECT count(*) FROM {RESTORED}) < (SELECT count(*) FROM {IMAGE})");
         let is_there = self.is_there(&self.seen(reach), IMAGE);
         let gone = if reach == Reach::Leaf { "NULL" } else { "'deleted'" };
+        let given_back = match restore.may_repeat {
+            true => format!("WHEN {} THEN NULL ", self.is_given_back(&self.seen(reach), IMAGE)),
+            false => String::new(),
+        };
         let noted = format!(
-            "SELECT {}, CASE WHEN {is_there} THEN 'changed' ELSE {gone} END AS kind FROM {IMAGE}\n         \
+            "SELECT {}, CASE {given_back}WHEN {is_there} THEN 'changed' ELSE {gone} END AS kind FROM {IMAGE}\n         \
              WHERE {is_short} AND NOT EXISTS (SELECT FROM {RESTORED} WHERE {})\n         UNION ALL\n        \
              SELECT {}, 'altered' FROM {RESTORED} WHERE NOT is_exact",
             self.keys_of(IMAGE),
@@ -128,7 +134,10 @@ impl Builder<'_> {
         let held = format!(
             ", {HELD} AS MATERIALIZED (\nSELECT {IMAGE}.*, {} AS is_same\n  FROM {IMAGE} JOIN {} AS {TARGET} ON {}\n{}\
              ORDER BY {}\n   FOR NO KEY UPDATE OF {TARGET}\n)",
-            self.holds(IMAGE, "new"),
+            match restore.may_repeat {
+                true => format!("({} OR {})", self.holds(IMAGE, "new"), self.holds(IMAGE, "old")),
+                false => self.holds(IMAGE, "new"),
+            },
             self.seen(reach),
             self.on_target(IMAGE),
             self.within(" WHERE ", form, reach),
@@ -184,6 +193,10 @@ impl Builder<'_> {
             self.numbered_names("k").iter().map(|k| format!("{k}::text")).collect();
         let seq = self.seq_param(form);
         let left_alone = "kind IN ('changed', 'deleted')";
+        let given_back = match restore.may_repeat {
+            true => format!(" - (SELECT count(*) FROM {FOUND} WHERE kind IS NULL)"),
+            false => String::new(),
+        };
         // Of a leaf that was dropped with all its rows there is one thing to say, and that is not said of each row.
         let is_said = match reach {
             Reach::Gone => format!(
@@ -195,7 +208,7 @@ impl Builder<'_> {
             "WITH {image}{held}, {RESTORED} AS (\n{update}\n), {FOUND} AS MATERIALIZED (\n        {noted}), {NOTED} AS (\n\
              INSERT INTO {} (run_id, seq, key, kind)\n\
              SELECT {}, ${seq}, ARRAY[{}], kind\n  FROM {FOUND}{is_said}\nRETURNING key, kind\n)\n\
-             SELECT (SELECT count(*) FROM {RESTORED}), (SELECT count(*) FROM {IMAGE}),\n       \
+             SELECT (SELECT count(*) FROM {RESTORED}), (SELECT count(*) FROM {IMAGE}){given_back},\n       \
              (SELECT count(*) FROM {NOTED} WHERE {left_alone}), 0::int8,\n       \
              (SELECT key FROM {NOTED} WHERE {left_alone} LIMIT 1)",
             restore.conflicts,
@@ -277,6 +290,15 @@ impl Builder<'_> {
     /// Whether a table has the row of a before-image: by its key's index, which EXISTS would leave to the planner.
     fn is_there(&self, table: &str, source: &str) -> String {
         format!("(SELECT true FROM {table} AS {TARGET} WHERE {} LIMIT 1)", self.on_target(source))
+    }
+
+    /// Whether the row of a before-image holds what it held before.
+    fn is_given_back(&self, table: &str, source: &str) -> String {
+        format!(
+            "(SELECT true FROM {table} AS {TARGET} WHERE {} AND {} LIMIT 1)",
+            self.on_target(source),
+            self.holds(source, "old")
+        )
     }
 
     /// The target's row of a before-image.

@@ -135,6 +135,7 @@ impl Plan {
                 run_id: reverse_run,
                 policy,
                 place: Rows::InTable,
+                may_repeat: false,
             };
             let place = if self.leaf_obstacle().is_some() { Rows::Anywhere } else { Rows::InLeaf };
             let by_leaf = self.builder().of_leaves().restore(&Restore { place, ..in_table });
@@ -146,7 +147,7 @@ impl Plan {
                 leaves.sql.ambiguous = None;
             }
             // What is done by place moves; it is found by its key wherever it is.
-            let anywhere = Restore { place: Rows::Anywhere, ..in_table };
+            let anywhere = Restore { place: Rows::Anywhere, may_repeat: true, ..in_table };
             let (walk, sweep) = (self.builder().of_places(), self.builder().of_leaves());
             let (walk, sweep) = (walk.restore(&anywhere), sweep.restore(&anywhere));
             if let Some(physical) = &mut self.physical {
