@@ -83,9 +83,7 @@ pub(super) async fn drive(
     ctx.store.transition(&client, run.run_id, next.event(run.state), Actor::Operator).await?;
     let digest = spec.digest();
     if digest != run.spec_digest {
-        let statement = plan.update_statement();
-        let pinned = pinned(&spec, (&digest, &statement), &plan);
-        ctx.store.accept_spec(&client, run.run_id, &pinned).await?;
+        ctx.store.accept_spec(&client, run.run_id, &pinned(&spec, &digest, &plan)).await?;
         ctx.store.log(&client, run.run_id, &who(), "spec changed", &digest).await?;
     }
     let reopened = ctx.store.reopen(&client, run.run_id, next == Next::Retry).await?;

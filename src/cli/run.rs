@@ -87,7 +87,6 @@ pub(super) async fn register(
     }
     ctx.store.install(client).await?;
     let ceiling = plan.run_ceiling();
-    let statement = plan.update_statement();
     let (digest, me, table_name) = (spec.digest(), who(), plan.table.name.plain());
     let new = NewRun {
         name,
@@ -97,7 +96,7 @@ pub(super) async fn register(
         key: &plan.key,
         ceiling: ceiling.as_ref(),
         leaves: plan.run_leaves(),
-        spec: pinned(spec, (&digest, &statement), &plan),
+        spec: pinned(spec, &digest, &plan),
         session: &plan.session,
         table_rows_estimate: plan.table_rows,
         who: &me,
@@ -117,15 +116,11 @@ pub(super) async fn register(
     Ok((run, plan))
 }
 
-pub(super) fn pinned<'a>(
-    spec: &'a Spec,
-    (digest, statement): (&'a str, &'a str),
-    plan: &'a Plan,
-) -> PinnedSpec<'a> {
+pub(super) fn pinned<'a>(spec: &'a Spec, digest: &'a str, plan: &'a Plan) -> PinnedSpec<'a> {
     PinnedSpec {
         digest,
         text: &spec.source,
-        statement,
+        statement: plan.update_statement(),
         remaining: plan.remaining.as_deref(),
         verify_query: plan.verify_query(),
     }

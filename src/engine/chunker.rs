@@ -48,10 +48,7 @@ pub struct Cutting {
 impl Cutting {
     /// As it fits a place: small leaves, and what is swept behind a walk, are cut into plain slices.
     fn fit(self, work: &Work, place: &Place) -> Cutting {
-        let is_small = match place {
-            Place::Table => false,
-            Place::Leaf(number, _) | Place::Gone(number) => work.small_leaves.contains(number),
-        };
+        let is_small = place.leaf().is_some_and(|number| work.small_leaves.contains(&number));
         let is_swept = work.walk.is_some() && !work.is_walked(place);
         let k = u32::from(self.stripes.unsigned_abs());
         match is_small || is_swept {
@@ -71,10 +68,11 @@ pub async fn cut(
         Next::Sliced(sliced) => return Ok(sliced),
         Next::Sweep(place, ceiling) => (place, ceiling),
     };
-    let left = walk::look(work, &place, &ceiling, notes).await?;
+    let waits = Sliced { waits: true, ..Sliced::default() };
+    let Some(left) = walk::look(work, &place, &ceiling, notes).await? else { return Ok(waits) };
     match slice(work, cutting, Some(&left)).await? {
         Next::Sliced(sliced) => Ok(sliced),
-        Next::Sweep(..) => Ok(Sliced { waits: true, ..Sliced::default() }),
+        Next::Sweep(..) => Ok(waits),
     }
 }
 
@@ -112,9 +110,7 @@ async fn slice(work: &Work, cutting: Cutting, left: Option<&Left>) -> Result<Nex
             }
             used = fitting;
             let listed = match left.filter(|_| begins_sweep) {
-                None | Some(Left::Walk) if begins_sweep => {
-                    return Ok(Next::Sweep(place, range.upto));
-                }
+                None if begins_sweep => return Ok(Next::Sweep(place, range.upto)),
                 Some(Left::Keys(keys)) => Some(walk::list(keys, used.size.into(), &range.upto)),
                 _ => None,
             };

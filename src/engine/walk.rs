@@ -33,8 +33,6 @@ const LISTED_A_CHUNK: (usize, usize) = (50, 1_000);
 /// What is left to do behind a walk.
 #[derive(Debug)]
 pub(super) enum Left {
-    /// Chunks of the walk.
-    Walk,
     /// The rows with these keys, in order.
     Keys(Vec<Bound>),
     /// Nobody knows: too much, or more than a look could tell.
@@ -120,37 +118,37 @@ pub(super) fn list(keys: &[Bound], size: i64, ceiling: &Bound) -> Vec<Cut> {
     cuts
 }
 
-/// Looks for what a walk has left to do, up to the ceiling of a place that is swept behind it.
+/// Looks for what a walk has left to do, up to the ceiling of a place that is swept behind it; none while chunks of the walk are open.
 pub(super) async fn look(
     work: &Work,
     place: &Place,
     ceiling: &Bound,
     notes: &mpsc::UnboundedSender<Note>,
-) -> Result<Left, Setback> {
+) -> Result<Option<Left>, Setback> {
     let connection = work.database.get().await.map_err(|error| Setback::from_connect(&error))?;
     let left = work.store.walk_left(&connection, work.run_id).await;
     let left = left.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))?;
     if left.open > 0 {
-        return Ok(Left::Walk);
+        return Ok(None);
     }
     let known: Vec<&Vec<String>> = left.keys.iter().map(|key| &key.0).collect();
     let (walk, is_known) = (work.walk.as_ref(), !known.is_empty());
     let sql =
         walk.and_then(|walk| if is_known { walk.left_known.as_ref() } else { Some(&walk.left) });
-    let Some(sql) = sql.and_then(|sql| place.text(sql)) else { return Ok(Left::Unknown) };
+    let Some(sql) = sql.and_then(|sql| place.text(sql)) else { return Ok(Some(Left::Unknown)) };
     let known = is_known.then(|| serde_json::to_string(&known).unwrap_or_default());
     let _ = notes.send(Note::Looking(Some(connection.cancel_token())));
     let started = Instant::now();
     let found = find_left(work, &connection, &sql, (&ceiling.0, known.as_ref())).await;
     let _ = notes.send(Note::Looking(None));
     let fault = match found {
-        Ok(keys) => return Ok(keys),
+        Ok(left) => return Ok(Some(left)),
         Err(error) => Fault::from_error(&error, started.elapsed(), LOOK_MAX),
     };
     roll_back(connection).await;
     match fault.class {
         // Some row raises when it is looked at, or the table is too large: the chunks of a sweep can deal with either.
-        Class::Data | Class::TooBig => Ok(Left::Unknown),
+        Class::Data | Class::TooBig => Ok(Some(Left::Unknown)),
         _ => Err(Setback::Fault(fault)),
     }
 }

@@ -180,14 +180,7 @@ impl Plan {
         let uses = judge_all(client, &session, spec, &table).await?;
         let key = order::spread(client, &session, &table, key).await?;
         let targets = targets(&table, &written);
-        let builder = Builder {
-            spec,
-            table: &table.name,
-            key: &key,
-            targets: &targets,
-            leaf: None,
-            is_walk: false,
-        };
+        let builder = Builder::new(spec, &table.name, &key, &targets);
         check_statement(client, &session, spec, &builder).await?;
         let back = spec.way_back();
         let back_columns = back.as_ref().map(|back| check_columns(back, &table)).transpose()?;
@@ -285,14 +278,7 @@ impl Plan {
     }
 
     fn builder(&self) -> Builder<'_> {
-        Builder {
-            spec: &self.spec,
-            table: &self.table.name,
-            key: &self.key,
-            targets: &self.targets,
-            leaf: None,
-            is_walk: false,
-        }
+        Builder::new(&self.spec, &self.table.name, &self.key, &self.targets)
     }
 
     /// Whether it writes only where there is nothing, so that it can be run at any time.

@@ -111,10 +111,13 @@ impl Builder<'_> {
         // Mostly every row is given back, and then there is no need to look for those that are not.
         let is_short =
             format!("(SELECT count(*) FROM {RESTORED}) < (SELECT count(*) FROM {IMAGE})");
-        let is_there = self.is_there(&self.seen(reach), IMAGE);
+        let is_there = self.is_there(&self.seen(reach), IMAGE, "");
         let gone = if reach == Reach::Leaf { "NULL" } else { "'deleted'" };
         let given_back = match restore.may_repeat {
-            true => format!("WHEN {} THEN NULL ", self.is_given_back(&self.seen(reach), IMAGE)),
+            true => {
+                let holds_old = format!(" AND {}", self.holds(IMAGE, "old"));
+                format!("WHEN {} THEN NULL ", self.is_there(&self.seen(reach), IMAGE, &holds_old))
+            }
             false => String::new(),
         };
         let noted = format!(
@@ -258,7 +261,7 @@ impl Builder<'_> {
         let keys = self.numbered_names("k").join(", ");
         let not_in_leaf = match (reach, &self.leaf) {
             (Reach::Beside, Some(leaf)) => {
-                format!("\n WHERE {} IS NULL", self.is_there(leaf, SAVED))
+                format!("\n WHERE {} IS NULL", self.is_there(leaf, SAVED, ""))
             }
             _ => String::new(),
         };
@@ -287,17 +290,11 @@ impl Builder<'_> {
         )
     }
 
-    /// Whether a table has the row of a before-image: by its key's index, which EXISTS would leave to the planner.
-    fn is_there(&self, table: &str, source: &str) -> String {
-        format!("(SELECT true FROM {table} AS {TARGET} WHERE {} LIMIT 1)", self.on_target(source))
-    }
-
-    /// Whether the row of a before-image holds what it held before.
-    fn is_given_back(&self, table: &str, source: &str) -> String {
+    /// Whether a table has the row of a before-image, and a further condition holds of it: by its key's index, which EXISTS would leave to the planner.
+    fn is_there(&self, table: &str, source: &str, condition: &str) -> String {
         format!(
-            "(SELECT true FROM {table} AS {TARGET} WHERE {} AND {} LIMIT 1)",
-            self.on_target(source),
-            self.holds(source, "old")
+            "(SELECT true FROM {table} AS {TARGET} WHERE {}{condition} LIMIT 1)",
+            self.on_target(source)
         )
     }
 

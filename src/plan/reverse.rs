@@ -66,14 +66,7 @@ impl Plan {
         let spec = by_rules.as_ref().unwrap_or(spec);
         let written = check_columns(spec, &table)?;
         let targets = targets(&table, &written);
-        let builder = Builder {
-            spec,
-            table: &table.name,
-            key: &key,
-            targets: &targets,
-            leaf: None,
-            is_walk: false,
-        };
+        let builder = Builder::new(spec, &table.name, &key, &targets);
         if taken.run.undo.mode == UndoMode::Capture {
             match unreadable(client, taken, &server.role).await.map_err(lookup)? {
                 Some(refusal) => refusals.push(refusal),
@@ -147,12 +140,12 @@ impl Plan {
                 leaves.sql.ambiguous = None;
             }
             // What is done by place moves; it is found by its key wherever it is.
-            let anywhere = Restore { place: Rows::Anywhere, may_repeat: true, ..in_table };
-            let (walk, sweep) = (self.builder().of_places(), self.builder().of_leaves());
-            let (walk, sweep) = (walk.restore(&anywhere), sweep.restore(&anywhere));
-            if let Some(physical) = &mut self.physical {
-                (physical.walk.sql.keep, physical.sweep.keep) = (Some(walk), Some(sweep));
+            if let Some(mut physical) = self.physical.take() {
+                let anywhere = Restore { place: Rows::Anywhere, may_repeat: true, ..in_table };
+                physical.walk.sql.keep = Some(self.builder().of_places().restore(&anywhere));
+                physical.sweep.keep = Some(self.builder().of_leaves().restore(&anywhere));
                 (physical.walk.sql.ambiguous, physical.sweep.ambiguous) = (None, None);
+                self.physical = Some(physical);
             }
         }
     }

@@ -79,6 +79,18 @@ pub struct Builder<'a> {
     pub is_walk: bool,
 }
 
+impl<'a> Builder<'a> {
+    /// For ranges of the key, of the table itself.
+    pub fn new(
+        spec: &'a Spec,
+        table: &'a QualifiedName,
+        key: &'a Key,
+        targets: &'a [Target],
+    ) -> Builder<'a> {
+        Builder { spec, table, key, targets, leaf: None, is_walk: false }
+    }
+}
+
 impl Builder<'_> {
     /// Renders a statement in all forms of the key.
     pub(super) fn by_range(&self, render: impl Fn(Form) -> String) -> ByRange {
@@ -339,14 +351,7 @@ mod tests {
             .map(|(name, ty)| Target { name: Ident::new(*name), type_sql: (*ty).to_owned() })
             .collect();
         let table = QualifiedName::new("public", "t");
-        let builder = Builder {
-            spec: &spec,
-            table: &table,
-            key: &key,
-            targets: &targets,
-            leaf: None,
-            is_walk: false,
-        };
+        let builder = Builder::new(&spec, &table, &key, &targets);
         builder.update(Form::WHOLE).as_str().replace('\n', " ")
     }
 

@@ -55,7 +55,7 @@ pub struct PinnedSpec<'a> {
     /// The text.
     pub text: &'a str,
     /// The chunk statement made from it.
-    pub statement: &'a str,
+    pub statement: String,
     /// The condition of a row still to do.
     pub remaining: Option<&'a str>,
     /// A query that yields a row while something is left to do.

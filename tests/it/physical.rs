@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Db, Which, wait_for};
+use crate::support::{Db, Sql, Started, Which, wait_for};
 
 /// Rows in an order that is not the key's.
 fn full(db: &Db, rows: u32) {
@@ -79,14 +79,19 @@ fn rows_moved_to_where_the_walk_has_been_are_swept() {
     }
 }
 
-#[test]
-fn the_sweep_waits_for_the_walk() {
-    let db = Db::found();
-    scattered(&db, 20_000);
+/// A run whose walk cannot come to its end while the connection holds the last row.
+fn held_at_the_end(db: &Db) -> (Started, Sql) {
+    scattered(db, 20_000);
     db.spec("fill", &format!("{FILL}[limits]\nlock_timeout = \"200ms\"\n"));
     let gate = db.connect();
     gate.run("begin; select from t where ctid = (select max(ctid) from t) for update");
-    let run = db.start(&["run", "fill"]);
+    (db.start(&["run", "fill"]), gate)
+}
+
+#[test]
+fn the_sweep_waits_for_the_walk() {
+    let db = Db::found();
+    let (run, gate) = held_at_the_end(&db);
     let attempt = "select query_start::text from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
     let mut attempts = std::collections::BTreeSet::new();
     wait_for("the last chunk has been tried several times", || {
@@ -198,11 +203,7 @@ fn a_row_that_is_emptied_again_is_given_back_once() {
 #[test]
 fn chunks_that_a_crash_took_back_are_done_before_the_sweep() {
     let db = Db::found();
-    scattered(&db, 20_000);
-    db.spec("fill", &format!("{FILL}[limits]\nlock_timeout = \"200ms\"\n"));
-    let gate = db.connect();
-    gate.run("begin; select from t where ctid = (select max(ctid) from t) for update");
-    let run = db.start(&["run", "fill"]);
+    let (run, gate) = held_at_the_end(&db);
     let open = "select count(*) = 1 from backfill.chunk where state = 'pending' and (select cut_upto[2] from backfill.run) = (select leaf_ceilings->0->>0 from backfill.run)";
     wait_for("one chunk is left", || db.chunks_done() > 0 && db.sql.text(open) == "t");
     db.sql.run(
