@@ -114,7 +114,7 @@ fn plain_loop(bench: &Bench) -> f64 {
         let range: [(&(dyn ToSql + Sync), Type); 2] = [(&after, Type::TEXT), (&upto, Type::TEXT)];
         bench
             .runtime
-            .block_on(bench.client.execute_typed(&sql, &range))
+            .block_on(backfill::db::write_as_is(&bench.client, &sql, &range))
             .expect("the chunk's statement");
         bench.sql("commit");
     }

@@ -21,9 +21,11 @@ pub enum Guard {
     Ceiling,
     /// One runner works on a run.
     SingleRunner,
+    /// What the program asks for itself is resolved in `pg_catalog` alone.
+    OwnPath,
 }
 
-const WORDS: [(Guard, &str); 8] = [
+const WORDS: [(Guard, &str); 9] = [
     (Guard::Claim, "claim"),
     (Guard::Epoch, "epoch"),
     (Guard::NewEpoch, "new_epoch"),
@@ -32,6 +34,7 @@ const WORDS: [(Guard, &str); 8] = [
     (Guard::Digest, "digest"),
     (Guard::Ceiling, "ceiling"),
     (Guard::SingleRunner, "single_runner"),
+    (Guard::OwnPath, "own_path"),
 ];
 
 impl Guard {

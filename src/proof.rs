@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
+use crate::db;
 use crate::db::error::sqlstate;
 use crate::db::session::Bounds;
 use crate::key::{Bound, KeyRange};
@@ -48,7 +49,7 @@ pub async fn is_left(client: &Client, plan: &Plan, remaining: &str) -> Result<bo
         .batch_execute("SET LOCAL enable_seqscan = on; SET LOCAL constraint_exclusion = on")
         .await?;
     let sql = format!("SELECT 1 {} WHERE {remaining} LIMIT 1", plan.from_sql);
-    let asked = client.query_typed(&sql, &[]).await;
+    let asked = db::ask_as_is(client, &sql, &[]).await;
     client.batch_execute("ROLLBACK").await?;
     match asked {
         Ok(rows) => Ok(!rows.is_empty()),
@@ -64,7 +65,7 @@ pub async fn is_ruled_out(client: &Client, plan: &Plan, remaining: &str) -> Resu
     plan.session.begin_read_only(client, Bounds::LOOKUP).await?;
     client.batch_execute("SET LOCAL constraint_exclusion = on").await?;
     let sql = format!("EXPLAIN (FORMAT JSON) SELECT 1 {} WHERE {remaining}", plan.from_sql);
-    let asked = client.query_typed(&sql, &[]).await;
+    let asked = db::ask_as_is(client, &sql, &[]).await;
     client.batch_execute("ROLLBACK").await?;
     let rows = asked?;
     // What cannot be read proves nothing.
@@ -118,8 +119,8 @@ async fn as_a_whole(
     plan.session.begin_read_only(client, bounds).await?;
     client.batch_execute("SET LOCAL enable_seqscan = on").await?;
     let read = async {
-        let rows = client.query_typed(&rows, &bind).await?;
-        Ok::<_, Error>((rows, client.query_typed(&left, &bind).await?))
+        let rows = db::ask_as_is(client, &rows, &bind).await?;
+        Ok::<_, Error>((rows, db::ask_as_is(client, &left, &bind).await?))
     };
     let read = read.await;
     client.batch_execute("ROLLBACK").await?;
@@ -140,7 +141,7 @@ fn left_sql(plan: &Plan, range: &str, remaining: &str) -> String {
     // A join may show a row several times; it is still one row.
     let distinct = if plan.sql.ambiguous.is_some() { "DISTINCT " } else { "" };
     format!(
-        "SELECT count(*), array_agg(array_to_string(k, ', ')) FILTER (WHERE place <= {SHOWN}) \
+        "SELECT count(*), pg_catalog.array_agg(pg_catalog.array_to_string(k, ', ')) FILTER (WHERE place <= {SHOWN}) \
          FROM (SELECT k, row_number() OVER () AS place FROM (SELECT {distinct}{key} AS k {} WHERE {range} AND ({remaining})) AS found) AS rest",
         plan.from_sql
     )
@@ -165,12 +166,12 @@ async fn in_slices(
         bind.push((&SLICE, Type::INT8));
         let stretch = plan.sql.stretch.get(range.form());
         bind.push((&1_i64, Type::INT8));
-        let whole = client.query_typed(plan.sql.boundaries.get(range.form()), &bind).await?;
+        let whole = db::ask_as_is(client, plan.sql.boundaries.get(range.form()), &bind).await?;
         bind.pop();
         let (upto, keys, is_last) = match whole.first() {
             Some(row) => (Bound(row.get(0)), SLICE, row.get::<_, bool>(1)),
             None => {
-                let rest = client.query_typed(stretch, &bind).await?;
+                let rest = db::ask_as_is(client, stretch, &bind).await?;
                 let keys = rest.first().map_or(0, |row| row.get::<_, i64>(1));
                 (ceiling.clone(), keys, true)
             }
@@ -181,7 +182,7 @@ async fn in_slices(
         for part in slice.parts() {
             let in_part = plan.key.range_sql(table, part, 1);
             let sql = left_sql(plan, &in_part, remaining);
-            found.extend(client.query_typed(&sql, &rehearse::typed(&params)).await?);
+            found.extend(db::ask_as_is(client, &sql, &rehearse::typed(&params)).await?);
         }
         client.batch_execute("COMMIT").await?;
         findings.keys += keys;

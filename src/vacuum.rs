@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
+use crate::db;
 use crate::diagnostic::Diagnostic;
 use crate::document::Section;
 use crate::sql::{Ident, QualifiedName};
@@ -204,7 +205,7 @@ pub async fn is_in_the_way(client: &Client, oid: u32) -> Result<bool, Error> {
     let sql = "select exists (select from pg_catalog.pg_locks l
         where l.locktype = 'relation' and l.relation = $1 and not l.granted
           and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database()))";
-    let rows = client.query_typed(sql, &[(&oid, Type::OID)]).await?;
+    let rows = db::ask(client, sql, &[(&oid, Type::OID)]).await?;
     Ok(rows.first().is_some_and(|row| row.get(0)))
 }
 
@@ -231,7 +232,7 @@ async fn look(client: &Client, oid: u32, table: &QualifiedName) -> Result<Outcom
            from pg_catalog.pg_class c, pg_catalog.pg_database d, pg_catalog.pg_roles r,
                 (select current_setting('server_version_num')::int as n) v
           where c.oid = $1 and d.datname = current_database() and r.rolname = current_user";
-    let rows = client.query_typed(sql, &[(&oid, Type::OID)]).await?;
+    let rows = db::ask(client, sql, &[(&oid, Type::OID)]).await?;
     let Some(row) = rows.first() else { return Ok(Outcome::Gone) };
     if !row.get::<_, bool>(0) {
         let role = Ident::new(row.get::<_, String>(4));

@@ -7,6 +7,7 @@ use tokio_postgres::types::Type;
 
 use super::context::{Context, host};
 use super::failure::{Failure, statement};
+use crate::db;
 use crate::db::lock::{self, Attempt, RunLock};
 use crate::mutation::Guard;
 use crate::state::Run;
@@ -52,8 +53,7 @@ pub(crate) async fn acquire(
             (i64::from(key.class), i64::from(chunks.class), i64::from(key.object));
         let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
             [(&class, Type::INT8), (&chunk_class, Type::INT8), (&object, Type::INT8)];
-        client
-            .query_typed(ended, &params)
+        db::ask(client, ended, &params)
             .await
             .map_err(statement("end the sessions of the runner that holds the run"))?;
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::failure::{Exit, Failure, Kind, statement};
 use super::print;
 use super::status::plain_table;
-use crate::db::{ConnInfo, Database, lock};
+use crate::db::{self, ConnInfo, Database, lock};
 use crate::event::{bytes, count, duration};
 use crate::server::{Options, Server};
 use crate::sql::Ident;
@@ -135,7 +135,7 @@ impl Stage {
         let client = self.database.get().await?;
         let sql = "select count(*) from pg_attribute where attrelid = 'public.skills'::regclass and attnotnull \
                    and attname in ('governance_phases', 'tier', 'skill_category')";
-        let found = client.query_typed(sql, &[]).await.map_err(statement("look at the columns"))?;
+        let found = db::ask(&client, sql, &[]).await.map_err(statement("look at the columns"))?;
         match found[0].get::<_, i64>(0) {
             3 => {
                 print(
@@ -174,7 +174,7 @@ impl Stage {
         self.call(&["verify", NAME]).await?;
         let client = self.database.get().await?;
         let sql = "select count(*) filter (where governance_phases is null) from public.skills";
-        let left = client.query_typed(sql, &[]).await.map_err(statement("count rows"))?;
+        let left = db::ask(&client, sql, &[]).await.map_err(statement("count rows"))?;
         let (rows_done, chunks, _) = self.newest().await?;
         let empty = left[0].get(0);
         Ok(WayThere { heap_before, done_at_kill, ran, resumed, rows_done, chunks, empty })

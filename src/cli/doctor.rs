@@ -7,6 +7,7 @@ use tokio_postgres::types::Type;
 use super::context::Context;
 use super::failure::{Exit, Failure, statement};
 use super::{Global, pace, print, print_json};
+use crate::db;
 use crate::db::lock;
 use crate::plan::surroundings;
 use crate::sql::Ident;
@@ -53,6 +54,7 @@ pub(super) async fn doctor(global: &Global, ddl: bool) -> Result<Exit, Failure> 
     findings.extend(pooler(&ctx, &client).await?);
     findings.extend(state(&ctx, &client).await?);
     findings.extend(around(&client).await?);
+    findings.extend(open_schemas(&client).await?);
     findings.extend(signals(&ctx, &client).await?);
     if ctx.json {
         print_json(&serde_json::json!({ "findings": findings }));
@@ -111,7 +113,7 @@ async fn state(ctx: &Context, client: &Object) -> Result<Vec<Finding>, Failure> 
                       pg_catalog.has_database_privilege(current_database(), 'temporary'),
                       current_setting('server_version_num')::int
                  from (select 1) one left join pg_catalog.pg_namespace n on n.nspname = $1";
-    let rows = client.query_typed(sql, &[(&schema.as_str(), Type::TEXT)]).await;
+    let rows = db::ask(client, sql, &[(&schema.as_str(), Type::TEXT)]).await;
     let rows = rows.map_err(statement("look up privileges"))?;
     let row = &rows[0];
     let (exists, may_create_in, may_create): (bool, bool, bool) =
@@ -172,7 +174,7 @@ async fn around(client: &Object) -> Result<Vec<Finding>, Failure> {
                       current_setting('max_wal_size'), current_setting('checkpoint_timeout'),
                       current_setting('autovacuum'),
                       (select count(*) from pg_catalog.pg_prepared_xacts)";
-    let rows = client.query_typed(sql, &[]).await.map_err(statement("look around the server"))?;
+    let rows = db::ask(client, sql, &[]).await.map_err(statement("look around the server"))?;
     let row = &rows[0];
     let (replicas, idle_slots): (i64, i64) = (row.get(0), row.get(1));
     let (wal, checkpoint): (String, String) = (row.get(2), row.get(3));
@@ -214,6 +216,40 @@ async fn around(client: &Object) -> Result<Vec<Finding>, Failure> {
         ));
     }
     Ok(findings)
+}
+
+/// Schemas of the search path in which others may create: names in the author's SQL may come to mean theirs.
+async fn open_schemas(client: &Object) -> Result<Vec<Finding>, Failure> {
+    let look = || statement("look up who may create in the search_path");
+    let path = "select pg_catalog.current_schemas(false)";
+    let rows = db::ask_as_is(client, path, &[]).await.map_err(look())?;
+    let path: Vec<String> = rows.first().map(|row| row.get(0)).unwrap_or_default();
+    let sql = "select n.nspname::text, g.grantee = 0, coalesce(r.rolname::text, '')
+                 from pg_catalog.pg_namespace n
+                cross join pg_catalog.aclexplode(coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))) g
+                 left join pg_catalog.pg_roles r on r.oid = g.grantee
+                where n.nspname = any ($1) and g.privilege_type = 'CREATE' and g.grantee <> n.nspowner
+                  and r.rolname is distinct from current_user and not coalesce(r.rolsuper, false)
+                order by 1, 2, 3";
+    let rows = db::ask(client, sql, &[(&path, Type::TEXT_ARRAY)]).await.map_err(look())?;
+    let finding = |row: &tokio_postgres::Row| {
+        let schema = Ident::new(row.get::<_, String>(0));
+        let (who, grantee) = match row.get(1) {
+            true => ("every role".to_owned(), "PUBLIC".to_owned()),
+            false => {
+                let role = Ident::new(row.get::<_, String>(2)).to_string();
+                (format!("role {role}"), role)
+            }
+        };
+        warning(
+            format!(
+                "{who} may create in schema {schema}, which is in the search_path: a function or an operator planted there may be what a \
+                 spec comes to mean, and is then called by the role that runs it"
+            ),
+            format!("REVOKE CREATE ON SCHEMA {schema} FROM {grantee};"),
+        )
+    };
+    Ok(rows.iter().map(finding).collect())
 }
 
 /// The health signals that this role cannot see.

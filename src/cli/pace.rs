@@ -10,6 +10,7 @@ use super::PaceFlags;
 use super::context::Context;
 use super::failure::{Failure, statement};
 use crate::calendar::Calendar;
+use crate::db;
 use crate::plan::Plan;
 use crate::report::Ahead;
 use crate::settings::Layer;
@@ -50,7 +51,7 @@ pub(super) async fn blind(client: &Object, settings: &Settings) -> Result<Vec<Ki
         return Ok(wanted);
     }
     let sql = "select pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'usage')";
-    let rows = client.query_typed(sql, &[]).await.map_err(statement("look up privileges"))?;
+    let rows = db::ask(client, sql, &[]).await.map_err(statement("look up privileges"))?;
     let may_see = rows.first().is_some_and(|row| row.get(0));
     Ok(if may_see { Vec::new() } else { wanted })
 }

@@ -40,15 +40,12 @@ pub enum Attempt {
 pub async fn try_acquire(database: &Database, key: LockKey) -> Result<Attempt, AcquireError> {
     let connection = database.get().await?;
     let is_pooled = is_pooled(database, &connection).await?;
-    let function = if is_pooled {
+    if is_pooled {
         connection
             .batch_execute("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
             .await?;
-        "pg_try_advisory_xact_lock"
-    } else {
-        "pg_try_advisory_lock"
-    };
-    let asked = ask(&connection, function, key).await;
+    }
+    let asked = ask(&connection, is_pooled, key).await;
     match asked {
         Ok(Asked::Held) => Ok(Attempt::Held(Box::new(RunLock { connection, is_pooled }))),
         Ok(Asked::Taken(holder)) => {
@@ -67,12 +64,21 @@ enum Asked {
     Taken(Option<i32>),
 }
 
-async fn ask(client: &Client, function: &str, key: LockKey) -> Result<Asked, Error> {
-    let rows = client.query_typed(&format!("select {function}($1, $2)"), &params(&key)).await?;
+async fn ask(client: &Client, is_pooled: bool, key: LockKey) -> Result<Asked, Error> {
+    // Qualified, because what a session locks outlives a transaction and what a transaction locks does not.
+    let function = if is_pooled { "pg_try_advisory_xact_lock" } else { "pg_try_advisory_lock" };
+    let sql = format!("select pg_catalog.{function}($1, $2)");
+    let rows = super::ask_as_is(client, &sql, &params(&key)).await?;
     if rows.first().is_some_and(|row| row.get(0)) {
         return Ok(Asked::Held);
     }
-    Ok(Asked::Taken(holder(client, key).await?))
+    let (class, object) = (i64::from(key.class), i64::from(key.object));
+    let params: [super::Param<'_>; 2] = [(&class, Type::INT8), (&object, Type::INT8)];
+    let rows = match is_pooled {
+        true => super::ask_within(client, HOLDER, &params).await?,
+        false => super::ask(client, HOLDER, &params).await?,
+    };
+    Ok(Asked::Taken(rows.first().map(|row| row.get(0))))
 }
 
 /// Why the lock could not even be tried.
@@ -86,15 +92,16 @@ pub enum AcquireError {
     Statement(#[from] Error),
 }
 
-/// The backend that holds the lock, if any; needs no privilege.
-pub async fn holder(client: &Client, key: LockKey) -> Result<Option<i32>, Error> {
-    let sql = "select pid from pg_catalog.pg_locks where locktype = 'advisory' and granted \
+/// The backend that holds a lock of class $1 and object $2; needs no privilege.
+const HOLDER: &str = "select pid from pg_catalog.pg_locks where locktype = 'advisory' and granted \
                and database = (select oid from pg_catalog.pg_database where datname = current_database()) \
                and classid::bigint = ($1::bigint & 4294967295) and objid::bigint = $2::bigint and objsubid = 2 \
                and mode = 'ExclusiveLock'";
-    let class = i64::from(key.class);
-    let object = i64::from(key.object);
-    let rows = client.query_typed(sql, &[(&class, Type::INT8), (&object, Type::INT8)]).await?;
+
+/// The backend that holds the lock, if any.
+pub async fn holder(client: &Client, key: LockKey) -> Result<Option<i32>, Error> {
+    let (class, object) = (i64::from(key.class), i64::from(key.object));
+    let rows = super::ask(client, HOLDER, &[(&class, Type::INT8), (&object, Type::INT8)]).await?;
     Ok(rows.first().map(|row| row.get(0)))
 }
 
@@ -143,10 +150,10 @@ async fn look(first: &Client, second: &Client) -> Result<(i32, i32), Error> {
 }
 
 async fn backend(client: &Client) -> Result<i32, Error> {
-    let rows = client.query_typed("select pg_backend_pid()", &[]).await?;
+    let rows = super::ask_as_is(client, "select pg_catalog.pg_backend_pid()", &[]).await?;
     Ok(rows.first().map_or(0, |row| row.get(0)))
 }
 
-fn params(key: &LockKey) -> [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] {
+fn params(key: &LockKey) -> [super::Param<'_>; 2] {
     [(&key.class, Type::INT4), (&key.object, Type::INT4)]
 }

@@ -1,9 +1,10 @@
 //! The way to the server: connection settings, TLS, the pool, what every transaction pins, errors by class, locks.
 //!
 //! Two rules hold for every statement of this program, so that a transaction pooler in front of the server changes
-//! nothing: statements are unnamed and typed (`query_typed`, `execute_typed`), and settings are `SET LOCAL` inside an
+//! nothing: statements are unnamed and typed ([`mod@ask`]), and settings are `SET LOCAL` inside an
 //! explicit transaction. Only the run's courtesy lock needs a session, and [`lock`] knows what to do without one.
 
+pub mod ask;
 pub mod conninfo;
 pub mod error;
 mod libpq;
@@ -20,6 +21,10 @@ use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, R
 use tokio_postgres::CancelToken;
 use tokio_postgres::config::LoadBalanceHosts;
 
+pub use ask::{
+    Param, ask, ask_as_is, ask_set, ask_set_as_is, ask_within, begin_own, find_relation,
+    write_as_is,
+};
 pub use conninfo::{ConnInfo, ConnInfoError};
 pub use error::{Class, classify, message};
 pub use session::Session;

@@ -54,9 +54,10 @@ const WORK_MEM: &str = "32MB";
 impl Session {
     /// Reads the settings of the connection in hand.
     pub async fn read(client: &Client) -> Result<Session, Error> {
-        let sql = "select current_setting('search_path'), current_setting('TimeZone'), \
-                   split_part(current_setting('DateStyle'), ', ', 2), current_setting('IntervalStyle')";
-        let row = client.query_typed(sql, &[]).await?.pop();
+        let sql = "select pg_catalog.current_setting('search_path'), pg_catalog.current_setting('TimeZone'), \
+                   pg_catalog.split_part(pg_catalog.current_setting('DateStyle'), ', ', 2), \
+                   pg_catalog.current_setting('IntervalStyle')";
+        let row = super::ask_as_is(client, sql, &[]).await?.pop();
         let text = |i| row.as_ref().map(|row| row.get::<_, String>(i)).unwrap_or_default();
         Ok(Session {
             search_path: text(0),
@@ -77,7 +78,7 @@ impl Session {
     /// transaction of one statement, which is to say nowhere.
     pub async fn begin(&self, client: &Client, bounds: Bounds) -> Result<(), Error> {
         let begin = client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE");
-        let (begun, pinned) = tokio::join!(begin, self.pin(client, bounds));
+        let (begun, pinned) = tokio::join!(biased; begin, self.pin(client, bounds));
         begun.and(pinned)
     }
 
@@ -88,32 +89,27 @@ impl Session {
     }
 
     async fn pin(&self, client: &Client, bounds: Bounds) -> Result<(), Error> {
-        let sql = "select set_config('search_path', $1, true), set_config('TimeZone', $2, true), \
-            set_config('DateStyle', $3, true), set_config('IntervalStyle', $4, true), \
-            set_config('lock_timeout', $5, true), set_config('statement_timeout', $6, true), \
-            set_config('idle_in_transaction_session_timeout', $7, true), \
-            set_config('extra_float_digits', '1', true), set_config('bytea_output', 'hex', true), \
-            set_config('row_security', 'off', true), set_config('enable_seqscan', 'off', true), \
-            set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true), \
-            set_config('work_mem', $8, true), set_config('backfill.writes', 'on', true), \
-            set_config('synchronous_commit', coalesce($9, current_setting('synchronous_commit')), true)";
+        let sql = "select pg_catalog.set_config('search_path', $1, true), pg_catalog.set_config('TimeZone', $2, true), \
+            pg_catalog.set_config('DateStyle', $3, true), pg_catalog.set_config('IntervalStyle', $4, true), \
+            pg_catalog.set_config('lock_timeout', $5, true), pg_catalog.set_config('statement_timeout', $6, true), \
+            pg_catalog.set_config('idle_in_transaction_session_timeout', $7, true), \
+            pg_catalog.set_config('extra_float_digits', '1', true), pg_catalog.set_config('bytea_output', 'hex', true), \
+            pg_catalog.set_config('row_security', 'off', true), pg_catalog.set_config('enable_seqscan', 'off', true), \
+            pg_catalog.set_config('plan_cache_mode', 'force_custom_plan', true), pg_catalog.set_config('jit', 'off', true), \
+            pg_catalog.set_config('work_mem', $8, true), pg_catalog.set_config('backfill.writes', 'on', true), \
+            pg_catalog.set_config('synchronous_commit', coalesce($9, pg_catalog.current_setting('synchronous_commit')), true)";
         let millis = |time: Duration| time.as_millis().to_string();
-        client
-            .execute_typed(
-                sql,
-                &[
-                    (&self.search_path, Type::TEXT),
-                    (&self.time_zone, Type::TEXT),
-                    (&self.date_style, Type::TEXT),
-                    (&self.interval_style, Type::TEXT),
-                    (&millis(bounds.lock), Type::TEXT),
-                    (&millis(bounds.statement), Type::TEXT),
-                    (&millis(IDLE_IN_TRANSACTION), Type::TEXT),
-                    (&WORK_MEM, Type::TEXT),
-                    (&(!bounds.is_durable).then_some("off"), Type::TEXT),
-                ],
-            )
-            .await
-            .map(|_| ())
+        let params: [super::Param<'_>; 9] = [
+            (&self.search_path, Type::TEXT),
+            (&self.time_zone, Type::TEXT),
+            (&self.date_style, Type::TEXT),
+            (&self.interval_style, Type::TEXT),
+            (&millis(bounds.lock), Type::TEXT),
+            (&millis(bounds.statement), Type::TEXT),
+            (&millis(IDLE_IN_TRANSACTION), Type::TEXT),
+            (&WORK_MEM, Type::TEXT),
+            (&(!bounds.is_durable).then_some("off"), Type::TEXT),
+        ];
+        super::write_as_is(client, sql, &params).await.map(|_| ())
     }
 }

@@ -26,7 +26,7 @@ impl Newest {
 pub(super) async fn of(client: &Client) -> Option<u32> {
     let sql = "select case when not pg_catalog.pg_is_in_recovery()
                            then pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8) end";
-    let rows = client.query_typed(sql, &[]).await.ok()?;
+    let rows = super::ask_as_is(client, sql, &[]).await.ok()?;
     let name: Option<String> = rows.first()?.try_get(0).ok()?;
     u32::from_str_radix(&name?, 16).ok()
 }

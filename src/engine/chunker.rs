@@ -13,6 +13,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::walk::{self, Left};
 use super::worker::Note;
 use super::{Fault, Setback, Work};
+use crate::db;
 use crate::db::roll_back;
 use crate::db::session::Bounds;
 use crate::key::{Bound, KeyRange, Place};
@@ -91,7 +92,7 @@ async fn slice(work: &Work, cutting: Cutting, left: Option<&Left>) -> Result<Nex
         let store = |error, started: &Instant| {
             Setback::from_store(error, started.elapsed(), bounds.statement)
         };
-        let cut = work.store.read_cut(client, work.run_id, work.epoch).await;
+        let cut = work.store.within().read_cut(client, work.run_id, work.epoch).await;
         let cut = cut.map_err(|e| store(e, started))?;
         let (after, mut cuts, mut fully_cut) = (cut.upto, Vec::new(), cut.is_whole);
         let mut swept = None;
@@ -141,6 +142,7 @@ async fn slice(work: &Work, cutting: Cutting, left: Option<&Left>) -> Result<Nex
         }
         let chunks = work
             .store
+            .within()
             .cut_chunks(
                 client,
                 (work.run_id, work.epoch),
@@ -166,7 +168,7 @@ async fn next_place(
         return Ok(work.ceiling.as_ref().map(|ceiling| (Place::Table, range(ceiling))));
     };
     let Some((number, range)) = leaves.next(after) else { return Ok(None) };
-    let (place, _) = work.store.find_leaf(client, work.run_id, number).await?;
+    let (place, _) = work.store.within().find_leaf(client, work.run_id, number).await?;
     Ok(Some((place, range)))
 }
 
@@ -177,7 +179,7 @@ pub(super) async fn check_place(
     place: &Place,
 ) -> Result<(), StoreError> {
     let Place::Leaf(number, _) = place else { return Ok(()) };
-    let (now, _) = work.store.find_leaf(client, work.run_id, *number).await?;
+    let (now, _) = work.store.within().find_leaf(client, work.run_id, *number).await?;
     if now == *place { Ok(()) } else { Err(StoreError::PlaceMeanwhile) }
 }
 
@@ -200,7 +202,7 @@ pub(super) async fn find_cuts(
     let params = range_params(range);
     let mut bind = typed(&params);
     bind.extend([(&size as &(dyn ToSql + Sync), Type::INT8), (&count, Type::INT8)]);
-    let rows = client.query_typed(&boundaries, &bind).await?;
+    let rows = db::ask_as_is(client, &boundaries, &bind).await?;
     let mut cuts: Vec<Cut> =
         rows.iter().map(|row| Cut::new(Bound(row.get(0)), size as i32)).collect();
     if rows.last().is_some_and(|row| row.get(1)) {
@@ -215,7 +217,7 @@ pub(super) async fn find_cuts(
     let mut bind = typed(&params);
     bind.push((&size, Type::INT8));
     let stretch = place.text(work.sql.stretch.get(rest.form())).unwrap_or_default();
-    let rows = client.query_typed(&stretch, &bind).await?;
+    let rows = db::ask_as_is(client, &stretch, &bind).await?;
     let (upto, keys) = match rows.first() {
         // Rows were inserted since: there is a whole chunk after all, and perhaps more behind it.
         Some(row) if row.get::<_, i64>(1) == size && !row.get::<_, bool>(2) => {

@@ -7,6 +7,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::chunker::{check_place, find_cuts, transact};
 use super::{Fault, Setback, Work, walk};
+use crate::db;
 use crate::db::session::Bounds;
 use crate::key::{Bound, KeyRange, Place};
 use crate::plan::rehearse::{params as range_params, typed};
@@ -36,7 +37,7 @@ pub async fn measure(work: &Work, chunk: &Chunk, size: u32) -> Result<Option<Vec
         let store = |error, started: &Instant| {
             Setback::from_store(error, started.elapsed(), bounds.statement)
         };
-        let claim = work.store.claim(client, work.address(chunk.seq)).await;
+        let claim = work.store.within().claim(client, work.address(chunk.seq)).await;
         let claim = claim.map_err(|e| store(e, started))?;
         let is_known = claim.range.only.is_some() || !matches!(claim.place, Place::Leaf(..));
         if claim.done_rows.is_some() || is_known {
@@ -60,6 +61,7 @@ pub async fn measure(work: &Work, chunk: &Chunk, size: u32) -> Result<Option<Vec
             let behind = cuts.get(i + 1).map_or(0, keys);
             let upper = work
                 .store
+                .within()
                 .split(client, work.address(rest.seq), (&upto, None), (keys(cut), behind))
                 .await;
             let upper = upper.map_err(|e| store(e, started))?;
@@ -81,7 +83,7 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
             Setback::from_store(error, started.elapsed(), bounds.statement)
         };
         let at = work.address(chunk.seq);
-        let claim = work.store.claim(client, at).await.map_err(|e| store(e, started))?;
+        let claim = work.store.within().claim(client, at).await.map_err(|e| store(e, started))?;
         if let Some(rows) = claim.done_rows {
             return Ok(Halved::Done(rows));
         }
@@ -101,7 +103,7 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
             None => here.middle.text(&claim.range.parts()),
         };
         let Some(sql) = claim.place.text(&middle) else { return Ok(Halved::Empty) };
-        let rows = client.query_typed(&sql, &bind).await.map_err(|error| {
+        let rows = db::ask_as_is(client, &sql, &bind).await.map_err(|error| {
             Setback::from_place(&error, &claim.place, started.elapsed(), bounds.statement)
         })?;
         if kept.is_none() {
@@ -119,7 +121,7 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
             Some(number) => (middle.in_leaf(number), Some(Bound(row.get(3)).in_leaf(number))),
             None => (claim.place.bound(&middle), None),
         };
-        let upper = work.store.split(client, at, (&middle, upto.as_ref()), keys).await;
+        let upper = work.store.within().split(client, at, (&middle, upto.as_ref()), keys).await;
         let upper = upper.map_err(|e| store(e, started))?;
         let range = KeyRange { upto: middle, ..chunk.range.clone() };
         Ok(Halved::Parts(Chunk { seq: chunk.seq, range, keys: keys.0 }, upper))
@@ -139,17 +141,17 @@ pub async fn set_aside(
         let at = work.address(chunk.seq);
         let code = fault.sqlstate.as_deref().unwrap_or("XX000");
         let statements = async {
-            let claim = work.store.claim(client, at).await?;
+            let claim = work.store.within().claim(client, at).await?;
             if claim.done_rows.is_some() {
                 return Ok(false);
             }
             let is_left = work.halves_places(&claim.place);
             if is_left {
                 let keys = walk::keys_at(work, client, &claim.place, key).await?;
-                work.store.leave_to_sweep(client, at, &keys).await?;
+                work.store.within().leave_to_sweep(client, at, &keys).await?;
             } else {
-                work.store.release(client, at).await?;
-                work.store.quarantine(client, at, key, code, &fault.message).await?;
+                work.store.within().release(client, at).await?;
+                work.store.within().quarantine(client, at, key, code, &fault.message).await?;
             }
             let done = Done {
                 rows: 0,
@@ -158,7 +160,7 @@ pub async fn set_aside(
                 place: &claim.place,
                 is_passed_over: false,
             };
-            work.store.settle(client, at, done).await.map(|_| !is_left)
+            work.store.within().settle(client, at, done).await.map(|_| !is_left)
         };
         let bound = Bounds::LOOKUP.statement;
         statements.await.map_err(|error| Setback::from_store(error, started.elapsed(), bound))

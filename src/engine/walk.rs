@@ -13,7 +13,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::worker::Note;
 use super::{Fault, Setback, Work};
 use crate::db::session::Bounds;
-use crate::db::{Class, roll_back};
+use crate::db::{self, Class, roll_back};
 use crate::key::{Bound, KeyRange, Place};
 use crate::plan::rehearse::typed;
 use crate::plan::{ChunkSql, place};
@@ -172,7 +172,7 @@ async fn find_left(
     let mut bind = typed(ceiling);
     bind.push((&limit, Type::INT8));
     bind.extend(known.map(|known| (known as &(dyn ToSql + Sync), Type::TEXT)));
-    let rows = client.query_typed(sql, &bind).await?;
+    let rows = db::ask_as_is(client, sql, &bind).await?;
     client.batch_execute("COMMIT").await?;
     // A join may have shown a row several times: what the look was cut at counts, not the keys.
     match rows.first().is_some_and(|row| row.get::<_, i64>(1) > LISTED_MAX) {
@@ -192,7 +192,7 @@ pub(super) async fn keys_at(
     let Some(sql) = work.walk.as_ref().and_then(|walk| at.text(&walk.key_at)) else {
         return Ok(Vec::new());
     };
-    let rows = client.query_typed(&sql, &typed(&place.0)).await.map_err(failed)?;
+    let rows = db::ask_as_is(client, &sql, &typed(&place.0)).await.map_err(failed)?;
     Ok(rows.iter().map(|row| Bound(row.get(0))).collect())
 }
 

@@ -112,13 +112,14 @@ async fn transaction(
     let started = Instant::now();
     let mut step = Instant::now();
     let at = work.address(chunk.seq);
+    let store = work.store.within();
     let fault = |error: tokio_postgres::Error, step: Instant| {
         Setback::Fault(Fault::from_error(&error, step.elapsed(), bounds.statement))
     };
     // The claim is sent along with BEGIN, which saves a round trip. Were BEGIN to fail, the claim would lock nothing beyond its own
     // statement, and nothing is written before both have succeeded.
     let (begun, claim) =
-        tokio::join!(work.session.begin(client, bounds), work.store.claim(client, at));
+        tokio::join!(biased; work.session.begin(client, bounds), store.claim(client, at));
     begun.map_err(|error| Setback::from_begin(&error, step.elapsed(), bounds.statement))?;
     let claim =
         claim.map_err(|error| Setback::from_store(error, step.elapsed(), bounds.statement))?;
@@ -150,7 +151,7 @@ async fn transaction(
     step = Instant::now();
     let marked = async {
         if work.has_quarantine {
-            work.store.release(client, at).await?;
+            store.release(client, at).await?;
         }
         let took = started.elapsed().as_millis() as i32;
         let hot_at = (work.counts_hot && !written.is_elsewhere).then_some(claim.hot_at);
@@ -161,7 +162,7 @@ async fn transaction(
             place: &claim.place,
             is_passed_over: written.is_passed_over,
         };
-        let mark = work.store.settle(client, at, done).await?;
+        let mark = store.settle(client, at, done).await?;
         if mark.is_there { Ok(mark) } else { Err(StoreError::PlaceMeanwhile) }
     };
     let marked = marked.await;

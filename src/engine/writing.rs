@@ -7,8 +7,8 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::{Fault, Setback, Work};
-use crate::db::Class;
 use crate::db::session::Bounds;
+use crate::db::{self, Class};
 use crate::key::{Form, Place};
 use crate::mutation::Guard;
 use crate::plan::rehearse::{params as range_params, typed};
@@ -86,7 +86,7 @@ impl Writing<'_> {
         let Some(keep) = &sql.keep else {
             let Some(update) = here(&sql.update) else { return Ok(Written::passed_over()) };
             let started = Instant::now();
-            let rows = self.client.execute_typed(&update, &self.bind).await;
+            let rows = db::write_as_is(self.client, &update, &self.bind).await;
             let rows = rows.map_err(|error| self.fault(&error, started))? as i64;
             return Ok(Written { rows, ..Written::default() });
         };
@@ -163,7 +163,7 @@ impl Writing<'_> {
         bind: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<Vec<Row>, Setback> {
         let started = Instant::now();
-        let rows = self.client.query_typed(sql, bind).await;
+        let rows = db::ask_as_is(self.client, sql, bind).await;
         rows.map_err(|error| self.fault(&error, started))
     }
 

@@ -12,6 +12,7 @@ use super::blockers::Blocker;
 use super::class::Way;
 use super::file::{Grouping, Statement};
 use super::unit::{Kind, Unit, units};
+use crate::db;
 use crate::state::{Direction, Recorded, RevisionState, StepRecord, Store, StoreError};
 
 /// What is to be run.
@@ -155,14 +156,14 @@ impl Runner<'_> {
     }
 
     /// The revision's record, in the state of being on its way.
-    pub(super) async fn begin_record(&self, work: &Work<'_>) -> Applied<()> {
+    pub(super) async fn begin_record(&self, work: &Work<'_>, store: &Store) -> Applied<()> {
         match work.direction {
             Direction::Up => {
                 let record = Recorded { state: RevisionState::Applying, ..work.revision.clone() };
-                self.store.put_revision(self.client, &record).await?;
+                store.put_revision(self.client, &record).await?;
             }
             Direction::Down => {
-                self.store
+                store
                     .set_revision_state(self.client, &work.revision.id, RevisionState::Reverting)
                     .await?;
             }
@@ -174,6 +175,7 @@ impl Runner<'_> {
     pub(super) async fn mark(
         &self,
         work: &Work<'_>,
+        store: &Store,
         i: usize,
         took: Option<Duration>,
     ) -> Applied<()> {
@@ -181,7 +183,7 @@ impl Runner<'_> {
         let place = (work.revision.id.as_str(), work.direction, i as i32);
         let took = took.map(|took| took.as_millis() as i64);
         let text = (statement.digest(), statement.head());
-        Ok(self.store.put_step(self.client, place, (&text.0, &text.1), took).await?)
+        Ok(store.put_step(self.client, place, (&text.0, &text.1), took).await?)
     }
 
     /// The end of a revision in a transaction of its own.
@@ -189,7 +191,7 @@ impl Runner<'_> {
         self.reset().await?;
         for (i, query) in work.verify.iter().enumerate() {
             let sql = format!("SELECT ({})::boolean", query.text);
-            let rows = self.client.query_typed(&sql, &[]).await;
+            let rows = db::ask_as_is(self.client, &sql, &[]).await;
             let rows = rows.map_err(|error| ApplyError::VerifyQuery(i, error))?;
             let holds = rows.first().and_then(|row| row.get::<_, Option<bool>>(0));
             if holds != Some(true) {
@@ -213,16 +215,17 @@ impl Runner<'_> {
     /// The end of a revision: it is recorded, or forgotten.
     pub(super) async fn finish_in(&self, work: &Work<'_>) -> Applied<()> {
         let (id, who) = (work.revision.id.as_str(), work.revision.applied_by.as_str());
+        let store = self.store.within();
         match work.direction {
             Direction::Up => {
-                self.store.put_revision(self.client, work.revision).await?;
+                store.put_revision(self.client, work.revision).await?;
                 // Whatever way it went down before, the next time begins at the beginning.
-                self.store.drop_steps(self.client, id, Direction::Down).await?;
+                store.drop_steps(self.client, id, Direction::Down).await?;
             }
-            Direction::Down => self.store.drop_revision(self.client, id).await?,
+            Direction::Down => store.drop_revision(self.client, id).await?,
         }
         let event = if work.direction == Direction::Up { "applied" } else { "taken back" };
-        Ok(self.store.log_revision(self.client, who, id, event, &work.revision.title).await?)
+        Ok(store.log_revision(self.client, who, id, event, &work.revision.title).await?)
     }
 
     /// What the statements before it set for the session, when they are not run now.

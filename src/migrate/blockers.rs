@@ -5,6 +5,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
 
 use super::class::Asks;
+use crate::db;
 
 /// A session, or a prepared transaction, that holds a lock in conflict with the one that is wanted.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -80,8 +81,9 @@ pub async fn target(client: &Client, asks: &Asks) -> Result<Option<Target>, Erro
                  left join pg_catalog.pg_index i on i.indexrelid = c.oid
                  join pg_catalog.pg_class t on t.oid = coalesce(i.indrelid, c.oid)
                  join pg_catalog.pg_namespace n on n.oid = t.relnamespace
-                where c.oid = to_regclass($1)";
-    let rows = client.query_typed(sql, &[(&asks.table, Type::TEXT)]).await?;
+                where c.oid = $1";
+    let Some(oid) = db::find_relation(client, &asks.table).await? else { return Ok(None) };
+    let rows = db::ask(client, sql, &[(&oid, Type::OID)]).await?;
     Ok(rows.first().map(|row| Target {
         oid: row.get(0),
         name: row.get(1),
@@ -139,7 +141,7 @@ pub async fn blockers(
         let modes = conflicting(target.mode);
         let params: [(&(dyn ToSql + Sync), Type); 2] =
             [(&target.oid, Type::OID), (&modes, Type::TEXT_ARRAY)];
-        found.extend(client.query_typed(&sql, &params).await?.iter().map(blocker));
+        found.extend(db::ask(client, &sql, &params).await?.iter().map(blocker));
     }
     found.retain(|blocker| !old_only || blocker.age_s >= OLD);
     found.sort_by(|a, b| b.age_s.total_cmp(&a.age_s));
@@ -153,7 +155,7 @@ pub async fn holding_up(client: &Client, pid: i32) -> Result<Vec<Blocker>, Error
           where l.granted and l.pid = any (pg_blocking_pids($1))
           order by l.pid, l.relation in (select w.relation from pg_catalog.pg_locks w where w.pid = $1 and not w.granted) desc nulls last"
     );
-    Ok(client.query_typed(&sql, &[(&pid, Type::INT4)]).await?.iter().map(blocker).collect())
+    Ok(db::ask(client, &sql, &[(&pid, Type::INT4)]).await?.iter().map(blocker).collect())
 }
 
 /// Does what the server would do for a statement that waits a second for an autovacuum, without keeping the application waiting that
@@ -161,9 +163,8 @@ pub async fn holding_up(client: &Client, pid: i32) -> Result<Vec<Blocker>, Error
 pub async fn ask_to_give_way(client: &Client, blockers: &[Blocker]) {
     for pid in blockers.iter().filter(|blocker| blocker.gives_way).filter_map(|blocker| blocker.pid)
     {
-        let _ = client
-            .query_typed("select pg_catalog.pg_cancel_backend($1)", &[(&pid, Type::INT4)])
-            .await;
+        let _ =
+            db::ask(client, "select pg_catalog.pg_cancel_backend($1)", &[(&pid, Type::INT4)]).await;
     }
 }
 

@@ -11,6 +11,7 @@ use super::apply::{Applied, ApplyError, Event, Runner, Work, around};
 use super::class::Outside;
 use super::file::Statement;
 use super::unit::Kind;
+use crate::db;
 use crate::db::error::sqlstate;
 
 /// How often an index is built anew when it ends up invalid.
@@ -40,14 +41,14 @@ impl Runner<'_> {
             self.wait_for_orphan(statement, outside).await?;
             if self.is_done_already(i, statement, outside).await? {
                 self.reset().await?;
-                self.mark(work, i, Some(Duration::ZERO)).await?;
+                self.mark(work, self.store, i, Some(Duration::ZERO)).await?;
                 (self.tell)(Event::Found(statement));
                 return Ok(());
             }
         }
         self.reset().await?;
-        self.begin_record(work).await?;
-        self.mark(work, i, None).await?;
+        self.begin_record(work, self.store).await?;
+        self.mark(work, self.store, i, None).await?;
         let begun = Instant::now();
         self.settings_before(work, i).await?;
         self.client
@@ -69,7 +70,7 @@ impl Runner<'_> {
         }
         match ran {
             Ok(()) => {
-                self.mark(work, i, Some(begun.elapsed())).await?;
+                self.mark(work, self.store, i, Some(begun.elapsed())).await?;
                 (self.tell)(Event::Done(std::slice::from_ref(statement), begun.elapsed()));
                 Ok(())
             }
@@ -79,7 +80,7 @@ impl Runner<'_> {
                     && sqlstate(&error) == Some("42704")
                     && matches!(outside, Outside::DropIndex { .. }) =>
             {
-                self.mark(work, i, Some(begun.elapsed())).await?;
+                self.mark(work, self.store, i, Some(begun.elapsed())).await?;
                 (self.tell)(Event::Found(statement));
                 Ok(())
             }
@@ -97,9 +98,11 @@ impl Runner<'_> {
     async fn wait_for_orphan(&self, statement: &Statement, outside: &Outside) -> Applied<()> {
         let Outside::CreateIndex { table, .. } = outside else { return Ok(()) };
         let sql = "select pid from pg_catalog.pg_stat_progress_create_index
-                    where relid = to_regclass($1) and pid <> pg_backend_pid() and datname = current_database()";
+                    where relid = $1 and pid <> pg_catalog.pg_backend_pid() and datname = current_database()";
         loop {
-            let rows = self.client.query_typed(sql, &[(table, Type::TEXT)]).await;
+            let found = db::find_relation(self.client, table).await;
+            let oid = found.map_err(around("look up a table"))?;
+            let rows = db::ask(self.client, sql, &[(&oid, Type::OID)]).await;
             let rows = rows.map_err(around("look for an index under construction"))?;
             let Some(pid) = rows.first().map(|row| row.get::<_, i32>(0)) else { return Ok(()) };
             if (self.is_stopped)() {
@@ -182,11 +185,8 @@ impl Runner<'_> {
                      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
                     where not x.indisvalid and c.relname ~ '_cc(new|old)[0-9]*$' and n.nspname !~ '^pg_'
                       and not exists (select from pg_catalog.pg_stat_progress_create_index p where p.relid = x.indrelid)";
-        let rows = self
-            .client
-            .query_typed(sql, &[])
-            .await
-            .map_err(around("look for copies of indexes"))?;
+        let rows =
+            db::ask(self.client, sql, &[]).await.map_err(around("look for copies of indexes"))?;
         for name in rows.iter().map(|row| row.get::<_, String>(0)) {
             (self.tell)(Event::Healed(&name));
             let drop = format!("DROP INDEX CONCURRENTLY {name}");
@@ -205,11 +205,11 @@ impl Runner<'_> {
                      join pg_catalog.pg_index i on i.indrelid = t.oid
                      join pg_catalog.pg_class c on c.oid = i.indexrelid
                      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-                    where t.oid = to_regclass($1) and c.relname = (parse_ident($2))[array_upper(parse_ident($2), 1)]";
-        let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-            [(&table, Type::TEXT), (&name, Type::TEXT)];
-        let rows =
-            self.client.query_typed(sql, &params).await.map_err(around("look up an index"))?;
+                    where t.oid = $1 and c.relname = (parse_ident($2))[array_upper(parse_ident($2), 1)]";
+        let found = db::find_relation(self.client, table).await;
+        let oid = found.map_err(around("look up a table"))?;
+        let params: [db::Param<'_>; 2] = [(&oid, Type::OID), (&name, Type::TEXT)];
+        let rows = db::ask(self.client, sql, &params).await.map_err(around("look up an index"))?;
         Ok(match rows.first() {
             None => Index::Missing,
             Some(row) if row.get(0) => Index::Valid,
@@ -229,13 +229,8 @@ impl Runner<'_> {
                 Ok(self.index(name, table).await? == Index::Valid)
             }
             Outside::DropIndex { name } => {
-                let sql = "select to_regclass($1) is null";
-                let rows = self
-                    .client
-                    .query_typed(sql, &[(name, Type::TEXT)])
-                    .await
-                    .map_err(around("look up an index"))?;
-                Ok(rows[0].get(0))
+                let found = db::find_relation(self.client, name).await;
+                Ok(found.map_err(around("look up an index"))?.is_none())
             }
             Outside::Detach { table, partition } => {
                 self.finish_detach(i, statement, (table, partition)).await
@@ -253,11 +248,15 @@ impl Runner<'_> {
         (table, partition): (&str, &str),
     ) -> Applied<bool> {
         let sql = "select (to_jsonb(h)->>'inhdetachpending')::boolean from pg_catalog.pg_inherits h
-                    where h.inhrelid = to_regclass($1) and h.inhparent = to_regclass($2)";
-        let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-            [(&partition, Type::TEXT), (&table, Type::TEXT)];
+                    where h.inhrelid = $1 and h.inhparent = $2";
+        let oid = async |name: &str| {
+            let found = db::find_relation(self.client, name).await;
+            found.map_err(around("look up a partition"))
+        };
+        let (inside, above) = (oid(partition).await?, oid(table).await?);
+        let params: [db::Param<'_>; 2] = [(&inside, Type::OID), (&above, Type::OID)];
         let rows =
-            self.client.query_typed(sql, &params).await.map_err(around("look up a partition"))?;
+            db::ask(self.client, sql, &params).await.map_err(around("look up a partition"))?;
         let is_pending = rows.first().map(|row| row.get::<_, Option<bool>>(0) == Some(true));
         match is_pending {
             None => Ok(true),

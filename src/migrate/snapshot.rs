@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
+use crate::db;
 use crate::sql::Ident;
 
 /// A line for each thing: its kind, its name, its definition.
@@ -90,7 +91,7 @@ pub async fn take(client: &Client, state_schema: &Ident) -> Result<BTreeSet<Stri
                         SET LOCAL quote_all_identifiers = off; SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'postgres'",
         )
         .await?;
-    let rows = client.query_typed(QUERY, &[(&state_schema.as_str(), Type::TEXT)]).await;
+    let rows = db::ask_as_is(client, QUERY, &[(&state_schema.as_str(), Type::TEXT)]).await;
     client.batch_execute("ROLLBACK").await?;
     Ok(rows?.iter().map(|row| row.get(0)).collect())
 }

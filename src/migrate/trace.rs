@@ -11,6 +11,7 @@ use super::class::Outside;
 use super::facts::{Change, Facts};
 use super::file::Statement;
 use super::unit::Kind;
+use crate::db;
 use crate::sql::Ident;
 
 /// What a statement did.
@@ -87,7 +88,7 @@ async fn observe_one(
     let sql = "select l.relation, l.mode from pg_catalog.pg_locks l
                 where l.pid = pg_catalog.pg_backend_pid() and l.locktype = 'relation' and l.granted";
     let mut locks = Vec::new();
-    for row in client.query_typed(sql, &[]).await? {
+    for row in db::ask_as_is(client, sql, &[]).await? {
         let (oid, mode): (u32, String) = (row.get(0), row.get(1));
         // Those of the statements before it are theirs.
         if held.insert((oid, mode.clone()))
@@ -110,6 +111,6 @@ async fn outside_locks(client: &Client, outside: &Outside) -> Result<Vec<(String
     };
     let sql = "select n.nspname || '.' || c.relname from pg_catalog.pg_class c
                  join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass($1)";
-    let rows = client.query_typed(sql, &[(table, Type::TEXT)]).await?;
+    let rows = db::ask_as_is(client, sql, &[(table, Type::TEXT)]).await?;
     Ok(rows.iter().map(|row| (row.get(0), "ShareUpdateExclusiveLock".to_owned())).collect())
 }

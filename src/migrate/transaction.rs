@@ -12,6 +12,7 @@ use super::file::Statement;
 use super::patience::Patience;
 use super::unit::{Kind, Unit};
 use super::watch;
+use crate::db;
 use crate::db::error::sqlstate;
 use crate::state::{Direction, StoreError};
 
@@ -97,14 +98,15 @@ impl Runner<'_> {
     ) -> Applied<()> {
         self.reset().await?;
         self.client.batch_execute("BEGIN").await.map_err(around("begin a transaction"))?;
+        let store = self.store.within();
         // The record first: whoever else is at this revision waits here, and then sees how far it is.
         self.set_timeouts(unit, lock_timeout).await?;
         if unit.range.start == 0 || work.direction == Direction::Down {
-            self.begin_record(work).await?;
+            self.begin_record(work, &store).await?;
         }
         let id = work.revision.id.as_str();
-        self.store.lock_revision(self.client, id).await?;
-        let steps = self.store.steps(self.client, id, work.direction).await?;
+        store.lock_revision(self.client, id).await?;
+        let steps = store.steps(self.client, id, work.direction).await?;
         let is_done = |i: usize| steps.get(&(i as i32)).is_some_and(|step| step.is_done);
         self.settings_before(work, unit.range.start).await?;
         self.set_timeouts(unit, lock_timeout).await?;
@@ -122,7 +124,8 @@ impl Runner<'_> {
             self.set_timeouts(unit, lock_timeout).await?;
             let ran = self.watched(statement, &unit.kind, seen).await;
             ran.map_err(|error| ApplyError::Statement(i, error))?;
-            self.as_oneself(work, async || self.mark(work, i, Some(begun.elapsed())).await).await?;
+            self.as_oneself(work, async || self.mark(work, &store, i, Some(begun.elapsed())).await)
+                .await?;
         }
         if ends {
             self.as_oneself(work, async || self.finish_in(work).await).await?;
@@ -155,8 +158,9 @@ impl Runner<'_> {
         if !work.statements.iter().any(takes_role) {
             return write().await;
         }
-        let sql = "select quote_ident(current_user), current_user = session_user";
-        let rows = self.client.query_typed(sql, &[]).await.map_err(around("ask for the role"))?;
+        let sql = "select pg_catalog.quote_ident(current_user), current_user = session_user";
+        let rows =
+            db::ask_within(self.client, sql, &[]).await.map_err(around("ask for the role"))?;
         let (role, is_oneself): (String, bool) = (rows[0].get(0), rows[0].get(1));
         if is_oneself {
             return write().await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::db;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
@@ -15,7 +16,7 @@ pub async fn look(client: &Client, pid: i32) -> Option<String> {
                  from pg_catalog.pg_stat_activity a
                  left join pg_catalog.pg_stat_progress_create_index p on p.pid = a.pid
                 where a.pid = $1";
-    let rows = client.query_typed(sql, &[(&pid, Type::INT4)]).await.ok()?;
+    let rows = db::ask(client, sql, &[(&pid, Type::INT4)]).await.ok()?;
     let row = rows.first()?;
     let blocking: Vec<i32> = row.get(1);
     let phase: Option<String> = row.get(2);
@@ -37,6 +38,6 @@ async fn names(client: &Client, pids: &[i32]) -> Vec<String> {
     let sql = "select format('process %s (%s, %s), %s for %s s', a.pid, a.usename, nullif(a.application_name, ''), a.state,
                              round(extract(epoch from clock_timestamp() - a.xact_start)))
                  from pg_catalog.pg_stat_activity a where a.pid = any ($1)";
-    let rows = client.query_typed(sql, &[(&pids, Type::INT4_ARRAY)]).await.unwrap_or_default();
+    let rows = db::ask(client, sql, &[(&pids, Type::INT4_ARRAY)]).await.unwrap_or_default();
     rows.iter().map(|row| row.get(0)).collect()
 }

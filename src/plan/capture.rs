@@ -195,8 +195,9 @@ impl Builder<'_> {
         let name = &self.table.name;
         let fields = |side: Side| saving.fields.iter().filter(move |f| side.holds(&f.name));
         let packed = |side: Side| {
-            let array =
-                |f: &Field| format!("array_agg({}) AS {}", saving.images.boxed(f, &f.name), f.name);
+            let array = |f: &Field| {
+                format!("pg_catalog.array_agg({}) AS {}", saving.images.boxed(f, &f.name), f.name)
+            };
             fields(side).map(array).collect::<Vec<_>>().join(", ")
         };
         let same = self.numbered_names("k");
@@ -204,7 +205,8 @@ impl Builder<'_> {
             .iter()
             .map(|k| format!("backfill_before.{k} OPERATOR(pg_catalog.=) backfill_after.{k}"));
         let same = same.collect::<Vec<_>>().join(" AND ");
-        let nulls = (1..=self.targets.len()).map(|i| format!("count(old_{i}) < count(*)"));
+        let nulls =
+            (1..=self.targets.len()).map(|i| format!("pg_catalog.count(old_{i}) < count(*)"));
         let columns = fields(Side::Both).map(|f| f.name.as_str()).collect::<Vec<_>>().join(", ");
         let values = fields(Side::Both).map(|f| match f.name.starts_with("new_") {
             true => format!("backfill_after.{}", f.name),
@@ -264,7 +266,7 @@ impl Builder<'_> {
         // Which columns had a NULL: a reverse run asks this before it writes anything.
         let nulls = (1..=self.targets.len()).map(|i| match side {
             Side::Filled | Side::ByValue => "true".to_owned(),
-            _ => format!("count(old_{i}) < count(*)"),
+            _ => format!("pg_catalog.count(old_{i}) < count(*)"),
         });
         let nulls = match side {
             Side::New => "'{}'".to_owned(),
@@ -272,7 +274,7 @@ impl Builder<'_> {
         };
         let arrays = |order: &str| {
             let array = |field: &&Field| {
-                format!("array_agg({}{order})", saving.images.boxed(field, &field.name))
+                format!("pg_catalog.array_agg({}{order})", saving.images.boxed(field, &field.name))
             };
             fields.iter().map(array).collect::<Vec<_>>().join(", ")
         };
@@ -284,8 +286,9 @@ impl Builder<'_> {
         let insert = format!("INSERT INTO {table} (seq, part, side, rows, old_nulls, {list})");
         if side == Side::ByValue {
             let keys = fields.iter().filter(|field| field.name.starts_with('k'));
-            let keys =
-                keys.map(|field| format!("array_agg({})", saving.images.boxed(field, &field.name)));
+            let keys = keys.map(|field| {
+                format!("pg_catalog.array_agg({})", saving.images.boxed(field, &field.name))
+            });
             let new = fields.iter().find(|field| field.name == "new_1");
             let new = new.map(|field| saving.images.boxed(field, "new_1")).unwrap_or_default();
             return format!(

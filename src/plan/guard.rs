@@ -7,6 +7,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::leaves::Trial;
 use super::rehearse::{self, ROWS};
 use super::{Plan, PlanError, Refusal};
+use crate::db;
 use crate::db::error::is_about_the_statement;
 use crate::db::session::Bounds;
 use crate::sql::{Ident, QualifiedName};
@@ -137,7 +138,7 @@ impl Access<'_> {
                     where i.indrelid = pg_catalog.to_regclass($1) and c.relname = $2";
         let params: [(&(dyn ToSql + Sync), Type); 2] =
             [(&self.table.to_string(), Type::TEXT), (&index, Type::TEXT)];
-        let found = client.query_typed(sql, &params).await.map_err(lookup)?;
+        let found = db::ask(client, sql, &params).await.map_err(lookup)?;
         let Some(found) = found.first() else { return Ok(None) };
         // Below zero where nobody has counted yet.
         let all = Some(found.get::<_, f64>(0)).filter(|all| *all >= 0.0).map(|all| all as i64);

@@ -14,9 +14,9 @@ use super::statement::{Builder, ByRange, ChunkSql};
 use super::table::{self, Table};
 use super::tree::{LeafNow, Obstacle, Tree};
 use super::{Plan, PlanError, Refusal, order};
-use crate::db::Session;
 use crate::db::error::sqlstate;
 use crate::db::session::Bounds;
+use crate::db::{self, Session};
 use crate::key::{Bound, Form, Key, KeyRange, LEAF, Leaf, Leaves, Place};
 use crate::spec::Kind;
 use crate::sql::SqlText;
@@ -324,7 +324,7 @@ async fn read(
     params: &[(&(dyn tokio_postgres::types::ToSql + Sync), Type)],
 ) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
     session.begin_read_only(client, Bounds::LOOKUP).await?;
-    let rows = client.query_typed(sql, params).await;
+    let rows = db::ask_as_is(client, sql, params).await;
     client.batch_execute("ROLLBACK").await?;
     rows
 }

@@ -7,12 +7,13 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::{Plan, PlanError, Refusal};
-use crate::db::Session;
 use crate::db::session::Bounds;
+use crate::db::{self, Session};
 use crate::sql::Ident;
 
 /// The first operator of an index ($2) of a table ($1) that its sign does not lead to, or need not: column, type, schema, sign, whether it
-/// is out of reach. One within reach is hidden by another that fits the column's type better.
+/// is out of reach. One within reach is hidden by another that fits the column's type better. It is asked by the path that it asks about, so
+/// that each of its own comparisons has to be one of equal types.
 const MISLED: &str = "select a.attname::text, pg_catalog.format_type(a.atttypid, null), n.nspname::text, o.oprname::text,
                              not pg_catalog.pg_operator_is_visible(o.oid)
                         from pg_catalog.pg_index i
@@ -29,7 +30,7 @@ const MISLED: &str = "select a.attname::text, pg_catalog.format_type(a.atttypid,
                          and (o.oprname <> (array['<', '<=', '=', '>=', '>'])[s.amopstrategy]
                               or not pg_catalog.pg_operator_is_visible(o.oid)
                               -- A domain is no enum to an operator of enums, so that a cast leads elsewhere.
-                              or t.typtype = 'd' and c.opcintype in ('anyenum'::regtype, 'anyarray'::regtype, 'anyrange'::regtype)
+                              or t.typtype = 'd' and c.opcintype in ('anyenum'::regtype::oid, 'anyarray'::regtype::oid, 'anyrange'::regtype::oid)
                                  and exists (select from pg_catalog.pg_cast implicit
                                               where implicit.castsource = t.typbasetype and implicit.castcontext = 'i')
                               or exists (select from pg_catalog.pg_operator x
@@ -60,7 +61,7 @@ pub(super) async fn refusal(
 ) -> Result<Option<Refusal>, PlanError> {
     let lookup = |error| PlanError::Statement("look up the key's operators", error);
     session.begin_read_only(client, Bounds::LOOKUP).await.map_err(lookup)?;
-    let rows = client.query_typed(MISLED, &[(&table, Type::OID), (&index, Type::TEXT)]).await;
+    let rows = db::ask_as_is(client, MISLED, &[(&table, Type::OID), (&index, Type::TEXT)]).await;
     client.batch_execute("ROLLBACK").await.map_err(lookup)?;
     let rows = rows.map_err(lookup)?;
     let Some(row) = rows.first() else { return Ok(None) };

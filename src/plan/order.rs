@@ -5,8 +5,8 @@ use tokio_postgres::Client;
 use super::physical::rows_a_page;
 use super::table::Table;
 use super::{Plan, PlanError, Refusal};
-use crate::db::Session;
 use crate::db::session::Bounds;
+use crate::db::{self, Session};
 use crate::event::bytes;
 use crate::key::{Key, Spread};
 use crate::spec::{Kind, Order};
@@ -194,7 +194,7 @@ pub(super) async fn spread(
         .iter()
         .map(|k| {
             let fullest = format!(
-                "SELECT count(*) * {k} FROM keys GROUP BY (backfill_key % {k} + {k}) % {k} ORDER BY 1 DESC LIMIT 1"
+                "SELECT count(*) * {k} FROM keys GROUP BY (backfill_key % {k}::int8 + {k}::int8) % {k}::int8 ORDER BY 1 DESC LIMIT 1"
             );
             format!("({fullest})")
         })
@@ -208,7 +208,7 @@ pub(super) async fn spread(
     );
     let failed = |error| PlanError::Statement("look at the first keys", error);
     session.begin_read_only(client, Bounds::LOOKUP).await.map_err(failed)?;
-    let rows = client.query_typed(&sql, &[]).await;
+    let rows = db::ask_as_is(client, &sql, &[]).await;
     client.batch_execute("ROLLBACK").await.map_err(failed)?;
     if rows.map_err(failed)?.first().is_some_and(|row| row.get(0)) {
         column.spread = Some(Spread::Remainder);

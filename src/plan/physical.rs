@@ -177,7 +177,7 @@ impl<'a> Builder<'a> {
         let needed = self.needed();
         let condition = match is_known {
             true => format!(
-                "CASE WHEN {key} IN (SELECT ARRAY[{}] FROM \
+                "CASE WHEN {key} OPERATOR(pg_catalog.=) ANY (SELECT ARRAY[{}] FROM \
                  pg_catalog.jsonb_array_elements(${known}::pg_catalog.text::pg_catalog.jsonb) AS backfill_listed (backfill_key)) \
                  THEN true ELSE ({}) END",
                 array.join(", "),

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::PlanError;
+use crate::db;
 use crate::db::error;
 use crate::db::error::is_about_the_statement;
 use crate::db::session::{Bounds, Session};
@@ -70,7 +71,7 @@ pub async fn analyse(
 ) -> Result<(), tokio_postgres::Error> {
     let unknown: Option<&str> = None;
     let params = vec![(&unknown as &(dyn ToSql + Sync), Type::TEXT); params];
-    client.query_typed(sql.as_str(), &params).await.map(drop)
+    db::ask_as_is(client, sql.as_str(), &params).await.map(drop)
 }
 
 /// A server error as a problem of the spec.
@@ -122,13 +123,13 @@ async fn uses(
                             regexp_matches(r.ev_action::text, ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') m
                        join pg_catalog.pg_proc p on p.oid = m[1]::oid
                       where r.ev_class = 'pg_temp.backfill_probe'::regclass and p.provolatile = 'v'";
-    let rows = client.query_typed(functions, &[]).await?;
+    let rows = db::ask_within(client, functions, &[]).await?;
     let volatile = rows.iter().map(|row| row.get(0)).collect();
     // A whole row is a column numbered 0 in the tree, and no dependency.
     let whole = "select exists (select from pg_catalog.pg_rewrite r
                                  where r.ev_class = 'pg_temp.backfill_probe'::regclass
                                    and r.ev_action::text ~ ':varattno 0 ')";
-    let row = client.query_typed(whole, &[]).await?;
+    let row = db::ask_within(client, whole, &[]).await?;
     if row.first().is_some_and(|row| row.get(0)) {
         return Ok(Uses { volatile, columns: None });
     }
@@ -137,6 +138,6 @@ async fn uses(
                      join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = r.oid
                     where r.ev_class = 'pg_temp.backfill_probe'::regclass
                       and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid = $1 and d.refobjsubid > 0";
-    let rows = client.query_typed(columns, &[(&oid, Type::OID)]).await?;
+    let rows = db::ask_within(client, columns, &[(&oid, Type::OID)]).await?;
     Ok(Uses { volatile, columns: Some(rows.iter().map(|row| row.get(0)).collect()) })
 }

@@ -8,6 +8,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::leaves::Trial;
 use super::{Plan, PlanError};
+use crate::db;
 use crate::db::error;
 use crate::db::session::Bounds;
 use crate::key::{Bound, Form, KeyRange};
@@ -62,7 +63,7 @@ async fn explain(
     let mut plans = Vec::new();
     for form in range.parts() {
         let sql = format!("EXPLAIN ({options}) {}", trial.text(&trial.sql.update, form));
-        let rows = client.query_typed(&sql, &typed(&params)).await?;
+        let rows = db::ask_as_is(client, &sql, &typed(&params)).await?;
         plans.push(serde_json::from_str(&explain_text(&rows)).unwrap_or_default());
     }
     Ok(plans)
@@ -80,7 +81,7 @@ async fn first_chunk(
     let whole = params(&KeyRange::new(None, ceiling.clone()));
     let mut bind = typed(&whole);
     bind.push((&ROWS, Type::INT8));
-    let rows = client.query_typed(&trial.text(&trial.sql.stretch, Form::FIRST), &bind).await?;
+    let rows = db::ask_as_is(client, &trial.text(&trial.sql.stretch, Form::FIRST), &bind).await?;
     Ok(rows.first().map(|row| (KeyRange::new(None, Bound(row.get(0))), row.get(1))))
 }
 
@@ -167,7 +168,7 @@ async fn rehearse_images(
         bind.extend([(&0_i64 as &(dyn ToSql + Sync), Type::INT8), (&0_i64, Type::INT8)]);
         for form in range.parts() {
             for sql in keep.lock.iter().chain([&keep.write]) {
-                client.query_typed(&trial.text(sql, form), &bind).await?;
+                db::ask_as_is(client, &trial.text(sql, form), &bind).await?;
             }
         }
         let fields = plan.image_fields();
@@ -175,7 +176,7 @@ async fn rehearse_images(
             |field: &Field| format!("coalesce(pg_catalog.pg_column_size({}), 0)", field.name);
         let sizes = fields.iter().map(size).collect::<Vec<_>>().join(" + ");
         let sql = format!("select coalesce(sum({sizes}), 0)::int8 from {}", images.table);
-        client.query_typed(&sql, &[]).await
+        db::ask_as_is(client, &sql, &[]).await
     };
     let weighed = weighed.await;
     client.batch_execute("ROLLBACK TO SAVEPOINT rehearsal").await?;
@@ -190,7 +191,7 @@ async fn rehearse_images(
 pub async fn planner_rows(client: &Client, plan: &Plan, sql: &str) -> Result<i64, PlanError> {
     let statement = |error| PlanError::Statement("estimate rows", error);
     plan.session.begin_read_only(client, Bounds::LOOKUP).await.map_err(statement)?;
-    let rows = client.query_typed(&format!("EXPLAIN (FORMAT JSON) {sql}"), &[]).await;
+    let rows = db::ask_as_is(client, &format!("EXPLAIN (FORMAT JSON) {sql}"), &[]).await;
     client.batch_execute("ROLLBACK").await.map_err(statement)?;
     let explain: Value =
         serde_json::from_str(&explain_text(&rows.map_err(statement)?)).unwrap_or_default();

@@ -5,9 +5,9 @@ use tokio_postgres::Client;
 use super::checks::choose_key;
 use super::table::{self, Table};
 use super::{PlanError, probe};
-use crate::db::Session;
 use crate::db::error::is_about_the_statement;
 use crate::db::session::Bounds;
+use crate::db::{self, Session};
 use crate::diagnostic::Diagnostic;
 use crate::document::nearest;
 use crate::key::Bound;
@@ -85,7 +85,7 @@ pub(super) async fn read_ceiling(
 ) -> Result<Option<Bound>, PlanError> {
     let statement = |error| PlanError::Statement("find the greatest key", error);
     session.begin_read_only(client, Bounds::LOOKUP).await.map_err(statement)?;
-    let rows = client.query_typed(sql, &[]).await;
+    let rows = db::ask_as_is(client, sql, &[]).await;
     client.batch_execute("ROLLBACK").await.map_err(statement)?;
     Ok(rows.map_err(statement)?.first().map(|row| Bound(row.get(0))))
 }

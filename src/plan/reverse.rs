@@ -9,7 +9,7 @@ use super::restore::{Restore, Rows};
 use super::statement::Builder;
 use super::table::{Column, Table};
 use super::{Accepted, Plan, PlanError, Way, operators, surroundings, targets, usable_server};
-use crate::db::Session;
+use crate::db::{self, Session};
 use crate::spec::Spec;
 use crate::sql::{Ident, QualifiedName};
 use crate::state::{Field, FieldType, Images, Run};
@@ -176,7 +176,7 @@ async fn unreadable(
 ) -> Result<Option<Refusal>, tokio_postgres::Error> {
     let table = &taken.images.table;
     let sql = "select pg_catalog.has_table_privilege(pg_catalog.to_regclass($1), 'select')";
-    let rows = client.query_typed(sql, &[(&table.to_string(), Type::TEXT)]).await?;
+    let rows = db::ask(client, sql, &[(&table.to_string(), Type::TEXT)]).await?;
     Ok(match rows.first().and_then(|row| row.get::<_, Option<bool>>(0)) {
         Some(true) => None,
         Some(false) => {
@@ -258,7 +258,7 @@ async fn had_null(
 ) -> Result<bool, tokio_postgres::Error> {
     let sql = format!("select exists (select from {} where old_nulls[$1])", taken.images.table);
     let place = column as i32 + 1;
-    let rows = client.query_typed(&sql, &[(&place, Type::INT4)]).await?;
+    let rows = db::ask(client, &sql, &[(&place, Type::INT4)]).await?;
     Ok(rows.first().is_some_and(|row| row.get(0)))
 }
 
@@ -272,7 +272,7 @@ async fn checks_against_null(
                  from pg_catalog.pg_constraint
                 where conrelid = $1 and contype = 'c' and conkey = array[$2]";
     let found =
-        client.query_typed(sql, &[(&table.oid, Type::OID), (&column.attnum, Type::INT2)]).await?;
+        db::ask(client, sql, &[(&table.oid, Type::OID), (&column.attnum, Type::INT2)]).await?;
     let mut against = Vec::new();
     for row in found {
         let (name, condition): (String, String) = (row.get(0), row.get(1));
@@ -283,7 +283,7 @@ async fn checks_against_null(
             table.name.name
         );
         // A condition that cannot be asked this way is left to the rows themselves.
-        let asked = client.query_typed(&sql, &[]).await;
+        let asked = db::ask(client, &sql, &[]).await;
         if asked.is_ok_and(|rows| rows.first().is_some_and(|row| row.get(0))) {
             against.push(name);
         }

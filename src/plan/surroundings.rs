@@ -3,6 +3,7 @@
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
+use crate::db;
 use crate::sql::{Ident, QualifiedName};
 
 /// The server behind the connection.
@@ -38,7 +39,7 @@ pub async fn server(client: &Client) -> Result<Server, Error> {
                                where name = 'default_toast_compression' and 'lz4' = any (enumvals)),
                       pg_catalog.pg_size_bytes(current_setting('shared_buffers')),
                       current_setting('track_counts')::boolean";
-    let rows = client.query_typed(sql, &[]).await?;
+    let rows = db::ask(client, sql, &[]).await?;
     let row = &rows[0];
     Ok(Server {
         version_num: row.get(0),
@@ -69,7 +70,7 @@ pub async fn publications_of_state(
     let sql = format!(
         "select pubname::text from pg_catalog.pg_publication where puballtables and $1::text is not null {by_schema}"
     );
-    let rows = client.query_typed(&sql, &[(&schema.as_str(), Type::TEXT)]).await?;
+    let rows = db::ask(client, &sql, &[(&schema.as_str(), Type::TEXT)]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
@@ -83,7 +84,7 @@ pub async fn publications_of_target(
                 where t.schemaname = $1 and t.tablename = $2 and p.pubupdate";
     let schema = table.schema.as_str();
     let name = table.name.as_str();
-    let rows = client.query_typed(sql, &[(&schema, Type::TEXT), (&name, Type::TEXT)]).await?;
+    let rows = db::ask(client, sql, &[(&schema, Type::TEXT), (&name, Type::TEXT)]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
@@ -101,7 +102,7 @@ pub async fn triggers(
                        or exists (select from pg_catalog.pg_attribute a
                                    where a.attrelid = t.tgrelid and a.attnum = any (t.tgattr::int2[]) and a.attname = any ($2)))
                 order by 1, 2";
-    let rows = client.query_typed(sql, &[(&oid, Type::OID), (&written, Type::TEXT_ARRAY)]).await?;
+    let rows = db::ask(client, sql, &[(&oid, Type::OID), (&written, Type::TEXT_ARRAY)]).await?;
     Ok(rows.iter().map(|row: &Row| (row.get(0), row.get(1))).collect())
 }
 
@@ -116,7 +117,7 @@ pub async fn foreign_keys(
                 where contype = 'f'
                   and ((conrelid = $1 and conkey && $2) or (confrelid = $1 and confkey && $2))
                 order by 1";
-    let rows = client.query_typed(sql, &[(&oid, Type::OID), (&written, Type::INT2_ARRAY)]).await?;
+    let rows = db::ask(client, sql, &[(&oid, Type::OID), (&written, Type::INT2_ARRAY)]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
@@ -135,7 +136,7 @@ pub async fn generated_from(
                    or (d.classid = 'pg_catalog.pg_attrdef'::regclass and d.objid = ad.oid)
                 where a.attrelid = $1 and a.attgenerated = 's' and d.refobjid = $1
                   and d.refobjsubid = any ($2::int2[]::int4[]) and d.refobjsubid <> a.attnum";
-    let rows = client.query_typed(sql, &[(&oid, Type::OID), (&written, Type::INT2_ARRAY)]).await?;
+    let rows = db::ask(client, sql, &[(&oid, Type::OID), (&written, Type::INT2_ARRAY)]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
@@ -146,7 +147,7 @@ pub async fn oldest_transaction(client: &Client) -> Result<Option<(f64, i32, Str
                 where xact_start is not null and pid <> pg_catalog.pg_backend_pid() and backend_type = 'client backend'
                   and application_name not like 'backfill%'
                 order by xact_start limit 1";
-    let rows = client.query_typed(sql, &[]).await?;
+    let rows = db::ask(client, sql, &[]).await?;
     Ok(rows.first().map(|row| (row.get(0), row.get(1), row.get(2))))
 }
 
@@ -170,6 +171,6 @@ pub async fn collation_drift(
           where a.attrelid = $1 and a.attnum = any ($2) and c.oid <> 100
             and c.collversion <> pg_catalog.pg_collation_actual_version(c.oid) {database}"
     );
-    let rows = client.query_typed(&sql, &[(&oid, Type::OID), (&key, Type::INT2_ARRAY)]).await?;
+    let rows = db::ask(client, &sql, &[(&oid, Type::OID), (&key, Type::INT2_ARRAY)]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -3,6 +3,7 @@
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
+use crate::db;
 use crate::sql::QualifiedName;
 
 /// The target table.
@@ -115,10 +116,10 @@ pub async fn find(client: &Client, name: &str) -> Result<Option<Table>, Error> {
                          from (select c.oid::regclass as relid union select relid from pg_catalog.pg_partition_tree(c.oid)) tree)
                  from pg_catalog.pg_class c
                  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-                where c.oid = pg_catalog.to_regclass($1)";
-    let rows = client.query_typed(sql, &[(&name, Type::TEXT)]).await?;
+                where c.oid = $1";
+    let Some(oid) = db::find_relation(client, name).await? else { return Ok(None) };
+    let rows = db::ask(client, sql, &[(&oid, Type::OID)]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let oid: u32 = row.get(0);
     Ok(Some(Table {
         oid,
         name: QualifiedName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
@@ -180,7 +181,7 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
                  left join pg_catalog.pg_partitioned_table p on p.partrelid = a.attrelid
                 where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
                 order by a.attnum";
-    let rows = client.query_typed(sql, &[(&oid, Type::OID)]).await?;
+    let rows = db::ask(client, sql, &[(&oid, Type::OID)]).await?;
     let column = |row: &tokio_postgres::Row| Column {
         attnum: row.get(0),
         name: row.get(1),
@@ -240,7 +241,7 @@ async fn indexes(client: &Client, oid: u32) -> Result<Vec<Index>, Error> {
                  join pg_catalog.pg_am am on am.oid = ic.relam
                 where i.indrelid = $1
                 order by i.indisprimary desc, ic.relname";
-    let rows = client.query_typed(sql, &[(&oid, Type::OID)]).await?;
+    let rows = db::ask(client, sql, &[(&oid, Type::OID)]).await?;
     Ok(rows.iter().map(read_index).collect())
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
+use crate::db;
 use crate::key::Key;
 use crate::sql::{Ident, QualifiedName};
 
@@ -52,9 +53,8 @@ impl Tree {
         key: &Key,
         columns: &[&str],
     ) -> Result<Tree, Error> {
-        let rows = client
-            .query_typed(MEMBERS, &[(&table, Type::OID), (&columns, Type::TEXT_ARRAY)])
-            .await?;
+        let rows =
+            db::ask(client, MEMBERS, &[(&table, Type::OID), (&columns, Type::TEXT_ARRAY)]).await?;
         let mut obstacles: Vec<Obstacle> =
             rows.iter().filter_map(|row| obstacle(row, columns)).collect();
         obstacles.sort_by_key(|obstacle| !obstacle.is_firm);

@@ -9,6 +9,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use super::{Param, Result, Store, StoreError, one};
+use crate::db;
 use crate::sql::{Ident, QualifiedName};
 
 /// Where the before-images of a run are, and the rows that a reverse run notes.
@@ -317,9 +318,11 @@ impl Store {
         let images = self.images(run_id);
         let failed = |error| StoreError::Statement("drop the before-images", error);
         // Nobody but a reverse run reads them, so a lock that does not come at once means that one is at work.
-        client.batch_execute("BEGIN; SET LOCAL lock_timeout = '2s'").await.map_err(failed)?;
+        let begin = db::begin_own("SET LOCAL lock_timeout = '2s'; ");
+        client.batch_execute(&begin).await.map_err(failed)?;
+        let store = self.within();
         let done = async {
-            let boxes = self.boxes(client, &images).await?;
+            let boxes = store.boxes(client, &images).await?;
             client
                 .batch_execute(&format!("drop table if exists {}", images.table))
                 .await
@@ -328,7 +331,7 @@ impl Store {
                 client.batch_execute(&format!("drop type {held}")).await.map_err(failed)?;
             }
             let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
-            self.rows(client, "mark the run pruned", &self.sql.mark_pruned, &params).await
+            store.rows(client, "mark the run pruned", &self.sql.mark_pruned, &params).await
         };
         let done = done.await;
         let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };

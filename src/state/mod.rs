@@ -14,7 +14,9 @@ mod schema;
 mod storage;
 mod work;
 
-use tokio_postgres::types::{ToSql, Type};
+use std::sync::Arc;
+
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 pub use chunk::{Chunk, Claim, Cover, Cut, CutTo, Done, Mark, Quarantined, Sums, WalkLeft};
@@ -31,6 +33,8 @@ pub use schema::{Installed, VERSION};
 pub use storage::Storage;
 pub use work::{Address, Control, Paced};
 
+use crate::db;
+use crate::db::Param;
 use crate::db::lock::LockKey;
 use crate::key::Leaves;
 use crate::mutation;
@@ -79,9 +83,6 @@ impl StoreError {
 }
 
 type Result<T> = std::result::Result<T, StoreError>;
-
-/// A parameter with its type: statements are unnamed, so the type travels with each.
-type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 macro_rules! statements {
     ($($name:ident),+ $(,)?) => {
@@ -168,17 +169,24 @@ statements!(
 );
 
 /// The state tables of one schema.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Store {
     schema: Ident,
-    sql: Statements,
+    sql: Arc<Statements>,
+    /// Whether its statements are part of a transaction that is open, and not each one of its own.
+    is_within: bool,
 }
 
 impl Store {
     /// For the tables in `schema`, which need not exist yet.
     pub fn new(schema: Ident) -> Store {
-        let sql = Statements::new(&schema);
-        Store { schema, sql }
+        let sql = Arc::new(Statements::new(&schema));
+        Store { schema, sql, is_within: false }
+    }
+
+    /// The same tables, for statements that are part of the transaction that is open on the connection.
+    pub fn within(&self) -> Store {
+        Store { is_within: true, ..self.clone() }
     }
 
     /// The schema of the tables.
@@ -211,14 +219,19 @@ impl Store {
         sql: &str,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>> {
-        client.query_typed(sql, params).await.map_err(|error| StoreError::Statement(what, error))
+        let rows = match self.is_within {
+            true => db::ask_within(client, sql, params).await,
+            false => db::ask(client, sql, params).await,
+        };
+        rows.map_err(|error| StoreError::Statement(what, error))
     }
 
     /// Creates a run, and with it the place of its before-images. None when an unfinished run of the name exists.
     pub async fn create_run(&self, client: &Client, new: &NewRun<'_>) -> Result<Option<i64>> {
         let failed = |error| StoreError::Statement("create the run", error);
-        client.batch_execute("BEGIN; SET LOCAL lock_timeout = '5s'").await.map_err(failed)?;
-        let created = self.create_run_in(client, new).await;
+        let begin = db::begin_own("SET LOCAL lock_timeout = '5s'; ");
+        client.batch_execute(&begin).await.map_err(failed)?;
+        let created = self.within().create_run_in(client, new).await;
         let end = if created.is_ok() { "COMMIT" } else { "ROLLBACK" };
         let ended = client.batch_execute(end).await.map_err(failed);
         created.and_then(|run_id| ended.map(|()| run_id))

@@ -208,9 +208,10 @@ impl Store {
     ) -> Result<()> {
         let failed = |error| StoreError::Statement("remove the revision", error);
         client.batch_execute("BEGIN").await.map_err(failed)?;
+        let store = self.within();
         let done = async {
-            self.drop_revision(client, &revision.id).await?;
-            self.log_revision(client, who, &revision.id, event, &revision.title).await
+            store.drop_revision(client, &revision.id).await?;
+            store.log_revision(client, who, &revision.id, event, &revision.title).await
         };
         let done = done.await;
         let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };

@@ -4,6 +4,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::{Result, Store, StoreError};
+use crate::db;
 
 /// The versions, in order; a version's number is its place, from 1. A file that has been released is never edited.
 const MIGRATIONS: [&str; 7] = [
@@ -53,11 +54,16 @@ impl Store {
     /// The statements that create the tables from nothing, for a subscriber or a DBA to run.
     pub fn ddl(&self) -> String {
         let schema = self.schema.to_string();
-        let mut ddl = format!("create schema if not exists {schema};\n{}", self.meta_ddl());
+        let mut ddl = format!(
+            "set search_path = pg_catalog, pg_temp;\ncreate schema if not exists {schema};\n{}",
+            self.meta_ddl()
+        );
         for migration in MIGRATIONS {
             ddl.push_str(&migration.replace("{schema}", &schema));
         }
-        ddl.push_str(&format!("update {schema}.meta set version = {VERSION};\n"));
+        ddl.push_str(&format!(
+            "update {schema}.meta set version = {VERSION};\nreset search_path;\n"
+        ));
         ddl
     }
 
@@ -76,8 +82,9 @@ impl Store {
             return Ok(());
         }
         let failed = |error| StoreError::Statement("install the state tables", error);
-        client.batch_execute("BEGIN; SET LOCAL lock_timeout = '10s'").await.map_err(failed)?;
-        let done = self.install_locked(client).await;
+        let begin = db::begin_own("SET LOCAL lock_timeout = '10s'; ");
+        client.batch_execute(&begin).await.map_err(failed)?;
+        let done = self.within().install_locked(client).await;
         let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
         let ended = client.batch_execute(end).await.map_err(failed);
         done.and(ended)
@@ -87,7 +94,7 @@ impl Store {
         let failed = |error| StoreError::Statement("install the state tables", error);
         let class = self.lock_class(b'm');
         let lock = "select pg_catalog.pg_advisory_xact_lock($1, 0)";
-        client.execute_typed(lock, &[(&class, Type::INT4)]).await.map_err(failed)?;
+        db::ask_within(client, lock, &[(&class, Type::INT4)]).await.map_err(failed)?;
         let schema = self.schema.to_string();
         let mut version = match self.installed(client).await? {
             Installed::Yes => return Ok(()),
@@ -103,7 +110,7 @@ impl Store {
             version += 1;
         }
         let sql = format!("update {schema}.meta set version = $1");
-        client.execute_typed(&sql, &[(&version, Type::INT4)]).await.map_err(failed)?;
+        db::ask_within(client, &sql, &[(&version, Type::INT4)]).await.map_err(failed)?;
         Ok(())
     }
 

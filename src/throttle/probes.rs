@@ -9,25 +9,21 @@ use tokio_postgres::{Client, Error, Row};
 use super::grade::Grade;
 use super::health::Measure;
 use super::sampler::{Memory, Subject};
+use crate::db;
 use crate::event::{bytes, duration};
 
 /// A transaction of its own around each question, so that one that fails or takes too long spoils no other, and so that a pooler may
-/// stand in between. All three statements travel at once.
+/// stand in between.
 pub(super) async fn ask(
     client: &Client,
     sql: &str,
     params: &[(&(dyn ToSql + Sync), Type)],
 ) -> Result<Vec<Row>, Error> {
-    let begin =
-        "BEGIN READ ONLY; SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '1s'";
-    let (begun, asked, ended) = tokio::join!(
-        client.batch_execute(begin),
-        client.query_typed(sql, params),
-        client.batch_execute("ROLLBACK")
-    );
-    begun.and(ended)?;
-    asked
+    db::ask_set(client, BOUNDED, sql, params).await
 }
+
+/// A signal that is slow to read is one that cannot be read.
+const BOUNDED: &str = "SET LOCAL transaction_read_only = on; SET LOCAL statement_timeout = '1s'; SET LOCAL lock_timeout = '1s'; ";
 
 /// What is ours: a condition on `pid`, for parameters from `$1`: class and number of the chunks' lock.
 const OURS: &str = "select pid from pg_catalog.pg_locks
@@ -301,8 +297,8 @@ pub(super) async fn runs(client: &Client, subject: &Subject) -> Result<u32, Erro
 /// The operator's own number.
 pub(super) async fn query(client: &Client, query: &crate::signal::Query) -> Result<Measure, Error> {
     // A column of any numeric type; what is no number is an error, and so unknown.
-    let sql = format!("select (\n{}\n)::float8", query.sql.trim().trim_end_matches(';'));
-    let rows = ask(client, &sql, &[]).await?;
+    let sql = format!("select (\n{}\n)::pg_catalog.float8", query.sql.trim().trim_end_matches(';'));
+    let rows = db::ask_set_as_is(client, BOUNDED, &sql, &[]).await?;
     Ok(match rows.first().and_then(|row| row.get::<_, Option<f64>>(0)) {
         Some(value) => Measure::value(value, format!("{} is {value}", query.name)),
         None => Measure::Unknown(format!("the query `{}` yields no number", query.name)),

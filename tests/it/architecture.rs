@@ -18,13 +18,13 @@ const MAY_USE: [(&str, &[&str]); 25] = [
         "settings",
         &["budget", "calendar", "diagnostic", "document", "event", "signal", "units", "vacuum"],
     ),
-    ("vacuum", &["diagnostic", "document", "sql"]),
+    ("vacuum", &["db", "diagnostic", "document", "sql"]),
     ("undo", &[]),
     (
         "spec",
         &["calendar", "diagnostic", "document", "settings", "signal", "sql", "undo", "vacuum"],
     ),
-    ("db", &[]),
+    ("db", &["mutation"]),
     ("state", &["mutation", "budget", "db", "key", "sql", "undo"]),
     (
         "plan",

@@ -22,7 +22,7 @@ fn everything_that_a_run_would_set_off_is_said_beforehand() {
     let plan = db.backfill(&["plan", "plan", "--json", "--rate", "100 rows/s"]).exits(0).json();
     let said = plan["warnings"].to_string();
     for words in [
-        "trigger noted (note)",
+        "trigger noted (public.note)",
         "foreign key t_v_fkey",
         "generated column `twice`",
         "publication changes",

@@ -11,7 +11,7 @@ use super::super::failure::{Exit, Failure, Kind, statement};
 use super::super::print;
 use super::NAME;
 use super::example::{MIGRATIONS, SPECS};
-use crate::db::Database;
+use crate::db::{self, Database};
 use crate::server::Server;
 use crate::sql::Ident;
 use crate::state::Store;
@@ -67,7 +67,7 @@ impl Stage {
             let upto = (from + LOAD_STEP - 1).min(rows);
             let range: [(&(dyn ToSql + Sync), Type); 2] =
                 [(&from, Type::INT8), (&upto, Type::INT8)];
-            let load = client.execute_typed(LOAD, &range);
+            let load = db::write_as_is(&client, LOAD, &range);
             tokio::select! {
                 loaded = load => drop(loaded.map_err(statement("load rows"))?),
                 () = self.signals.any() => return Err(interrupted()),
@@ -128,7 +128,7 @@ impl Stage {
     pub(super) async fn heap(&self) -> Result<u64, Failure> {
         let client = self.database.get().await?;
         let sql = "select pg_catalog.pg_relation_size('public.skills')";
-        let rows = client.query_typed(sql, &[]).await.map_err(statement("measure the table"))?;
+        let rows = db::ask(&client, sql, &[]).await.map_err(statement("measure the table"))?;
         Ok(rows[0].get::<_, i64>(0).unsigned_abs())
     }
 
@@ -139,7 +139,7 @@ impl Stage {
                      from (select pg_catalog.hashtextextended(s::text, 0)::numeric as hash, id = any ($1) as apart
                              from public.skills s) as hashed";
         let params: [(&(dyn ToSql + Sync), Type); 1] = [(&apart, Type::INT8_ARRAY)];
-        let rows = client.query_typed(sql, &params).await.map_err(statement("make a checksum"))?;
+        let rows = db::ask(&client, sql, &params).await.map_err(statement("make a checksum"))?;
         Ok((rows[0].get(0), rows[0].get(1)))
     }
 
@@ -149,8 +149,7 @@ impl Stage {
         let sql =
             "update public.skills set governance_phases = array['by hand'] where id = any ($1)";
         let params: [(&(dyn ToSql + Sync), Type); 1] = [(&rows, Type::INT8_ARRAY)];
-        client
-            .execute_typed(sql, &params)
+        db::write_as_is(&client, sql, &params)
             .await
             .map(drop)
             .map_err(statement("write as the application"))

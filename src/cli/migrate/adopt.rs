@@ -13,7 +13,9 @@ use super::session::Session;
 use super::standing::{Standing, read_tree};
 use super::upgrade::record_of;
 use super::write::{NewFile, tell, write};
+use crate::db;
 use crate::migrate::file::{self, Statement};
+use crate::sql::QualifiedName;
 use crate::state::{Recorded, RevisionState};
 
 /// A tool whose history can be read.
@@ -135,23 +137,23 @@ pub(super) async fn adopt(
 }
 
 async fn read(client: &Object, tool: &Tool) -> Result<Vec<String>, Failure> {
-    let sql = "select to_regclass($1) is not null";
-    let there = client
-        .query_typed(sql, &[(&tool.table, Type::TEXT)])
-        .await
-        .map_err(statement("look for the table"))?;
-    if !there[0].get::<_, bool>(0) {
+    let look = || statement("look for the table");
+    let oid = db::find_relation(client, tool.table).await.map_err(look())?;
+    let sql = "select n.nspname::text, c.relname::text from pg_catalog.pg_class c
+                 join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = $1";
+    let found = db::ask(client, sql, &[(&oid, Type::OID)]).await.map_err(look())?;
+    let Some(table) = found.first() else {
         return Err(Failure::refused(format!(
             "there is no table {} here, so {} has applied nothing",
             tool.table, tool.name
         ))
         .hint("is it in another database or schema? `backfill doctor` shows where this one is"));
-    }
+    };
+    let table = QualifiedName::new(table.get::<_, String>(0), table.get::<_, String>(1));
     let ask = async |sql: &str| -> Result<Vec<String>, Failure> {
-        let rows = client
-            .query_typed(sql, &[])
-            .await
-            .map_err(statement("read the other tool's history"))?;
+        let sql = sql.replacen(&format!("from {}", tool.table), &format!("from {table}"), 1);
+        let rows =
+            db::ask(client, &sql, &[]).await.map_err(statement("read the other tool's history"))?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     };
     if !tool.half.is_empty()

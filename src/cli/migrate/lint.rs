@@ -15,6 +15,7 @@ use super::scratch::{Scratch, Traced, trace};
 use super::standing::{Standing, read_tree};
 use super::twins::look_for_twins;
 use super::upgrade::choose;
+use crate::db;
 use crate::diagnostic::{Diagnostic, Report};
 use crate::event::{bytes, count, duration};
 use crate::migrate::blockers::{Blocker, Target, blockers};
@@ -116,10 +117,8 @@ pub(super) async fn plan(
         return Ok(Exit::Done);
     }
     let version = "select current_setting('server_version_num')::int / 10000";
-    let rows = client
-        .query_typed(version, &[])
-        .await
-        .map_err(statement("ask for the server's version"))?;
+    let rows =
+        db::ask(&client, version, &[]).await.map_err(statement("ask for the server's version"))?;
     let major = u32::try_from(rows[0].get::<_, i32>(0)).ok();
     let scratch = Scratch::make(ctx, scratch_url, major).await?;
     let traced = trace(&scratch, &standing.tree, &specs(ctx, &standing.tree)?).await;
@@ -253,8 +252,7 @@ pub(super) async fn live(client: &Object, table: &str) -> Result<Live, Failure> 
     let sql = "select c.oid, pg_catalog.pg_relation_size(c.oid), greatest(c.reltuples, 0)::bigint
                  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
                 where n.nspname || '.' || c.relname = $1";
-    let rows = client
-        .query_typed(sql, &[(&table, Type::TEXT)])
+    let rows = db::ask(client, sql, &[(&table, Type::TEXT)])
         .await
         .map_err(statement("look up a table"))?;
     Ok(rows.first().map_or_else(Live::default, |row| Live {

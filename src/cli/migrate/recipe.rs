@@ -7,6 +7,7 @@ use super::super::context::Context;
 use super::super::failure::{Exit, Failure, Kind, statement};
 use super::super::print;
 use super::write::{NewFile, tell, write};
+use crate::db;
 use crate::migrate::pattern::{Column, Pattern, Recipe, Shape, recipe};
 use crate::migrate::split::words;
 
@@ -101,8 +102,9 @@ async fn shape(client: &Object, table: &str) -> Result<Shape, Failure> {
     let look = || statement("look up the table");
     let found = "select c.oid, n.nspname::text, c.relname::text from pg_catalog.pg_class c
                    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-                  where c.oid = to_regclass($1) and c.relkind = 'r'";
-    let rows = client.query_typed(found, &[(&table, Type::TEXT)]).await.map_err(look())?;
+                  where c.oid = $1 and c.relkind = 'r'";
+    let oid = db::find_relation(client, table).await.map_err(look())?;
+    let rows = db::ask(client, found, &[(&oid, Type::OID)]).await.map_err(look())?;
     let Some(row) = rows.first() else {
         return Err(Failure::usage(format!("there is no table {table} here")).hint(
             "a recipe is written for a table as it is; a partitioned one needs its own hand",
@@ -123,7 +125,7 @@ async fn shape(client: &Object, table: &str) -> Result<Shape, Failure> {
                      from pg_catalog.pg_attribute a
                      left join pg_catalog.pg_attrdef d on (d.adrelid, d.adnum) = (a.attrelid, a.attnum)
                     where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped order by a.attnum";
-    for row in client.query_typed(columns, &[(&oid, Type::OID)]).await.map_err(look())? {
+    for row in db::ask(client, columns, &[(&oid, Type::OID)]).await.map_err(look())? {
         let (name, kind, is_required) = (row.get(0), row.get(1), row.get(2));
         shape.columns.push(Column {
             name,
@@ -136,7 +138,7 @@ async fn shape(client: &Object, table: &str) -> Result<Shape, Failure> {
     let indexes = "select pg_get_indexdef(i.indexrelid) from pg_catalog.pg_index i
                     where i.indrelid = $1 and i.indisvalid
                       and not exists (select from pg_catalog.pg_constraint k where k.conindid = i.indexrelid and k.contype in ('p', 'u', 'x'))";
-    let rows = client.query_typed(indexes, &[(&oid, Type::OID)]).await.map_err(look())?;
+    let rows = db::ask(client, indexes, &[(&oid, Type::OID)]).await.map_err(look())?;
     shape.indexes = rows.iter().map(|row| row.get(0)).collect();
     Ok(shape)
 }

@@ -8,6 +8,7 @@ use deadpool_postgres::Object;
 use super::super::Global;
 use super::super::context::Context;
 use super::super::failure::{Failure, Kind, statement};
+use crate::db;
 use crate::diagnostic::{Diagnostic, Report};
 use crate::migrate::facts::{Change, Facts};
 use crate::migrate::file::{Revision, Statement};
@@ -85,7 +86,7 @@ async fn copy_roles(ctx: &Context, scratch: &Context) -> Result<(), Failure> {
     let Ok(client) = ctx.connect().await else { return Ok(()) };
     let inner = scratch.connect().await?;
     let sql = "select rolname::text from pg_catalog.pg_roles where rolname !~ '^pg_'";
-    for row in client.query_typed(sql, &[]).await.unwrap_or_default() {
+    for row in db::ask(&client, sql, &[]).await.unwrap_or_default() {
         let role = crate::sql::Ident::new(row.get::<_, String>(0));
         // The superuser is there already.
         let _ = inner.batch_execute(&format!("CREATE ROLE {role}")).await;

@@ -10,6 +10,7 @@ use super::super::context::Context;
 use super::super::drive::watch_signals;
 use super::super::failure::{Failure, Kind, statement};
 use super::super::say;
+use crate::db;
 use crate::db::lock::{self, Attempt, RunLock, is_pooled};
 use crate::engine::Stop;
 use crate::migrate::patience::Patience;
@@ -39,7 +40,7 @@ impl Session {
                 .hint("give the server's own address: backfill migrate … --url postgresql://…"));
         }
         let watch = database.get().await?;
-        let rows = client.query_typed("select pg_catalog.pg_backend_pid()", &[]).await;
+        let rows = db::ask(&client, "select pg_catalog.pg_backend_pid()", &[]).await;
         let pid = rows.map_err(statement("ask for the backend's process"))?[0].get(0);
         ctx.store.install(&watch).await?;
         let lock = take_lock(ctx, &watch, Patience::new(budget)).await?;
@@ -93,8 +94,7 @@ async fn describe(client: &Object, pid: Option<i32>) -> String {
     let sql =
         "select format('process %s (%s, %s)', pid, usename, coalesce(client_addr::text, 'local'))
                  from pg_catalog.pg_stat_activity where pid = $1";
-    let rows = client
-        .query_typed(sql, &[(&pid, tokio_postgres::types::Type::INT4)])
+    let rows = db::ask(client, sql, &[(&pid, tokio_postgres::types::Type::INT4)])
         .await
         .unwrap_or_default();
     rows.first().map_or_else(|| format!("process {pid}"), |row| row.get(0))

@@ -12,6 +12,7 @@ use super::scratch::Scratch;
 use super::standing::read_tree;
 use super::upgrade::{Flags, upgrade};
 use super::{ChangeFlags, GatePolicy, downgrade};
+use crate::db;
 use crate::migrate::snapshot;
 
 /// The schema and a checksum of each table.
@@ -28,8 +29,7 @@ async fn look(ctx: &Context, client: &Object) -> Result<Look, Failure> {
                     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
                    where c.relkind = 'r' and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', $1)";
     let state = ctx.store.schema().as_str();
-    let names = client
-        .query_typed(tables, &[(&state, tokio_postgres::types::Type::TEXT)])
+    let names = db::ask_as_is(client, tables, &[(&state, tokio_postgres::types::Type::TEXT)])
         .await
         .map_err(statement("list the tables"))?;
     let mut rows = BTreeMap::new();
@@ -38,7 +38,7 @@ async fn look(ctx: &Context, client: &Object) -> Result<Look, Failure> {
         let sql = format!(
             "select coalesce(md5(string_agg(row, ',' order by row)), '') from (select to_jsonb(t)::text as row from {name} t) rows"
         );
-        let sum = client.query_typed(&sql, &[]).await.map_err(statement("sum up a table"))?;
+        let sum = db::ask_as_is(client, &sql, &[]).await.map_err(statement("sum up a table"))?;
         rows.insert(name, sum[0].get(0));
     }
     Ok(Look { schema, rows })

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 
 use super::lint::{Live, live};
+use crate::db;
 use crate::migrate::facts::Change;
 use crate::migrate::trace::Observed;
 use crate::sql::{Ident, QualifiedName};
@@ -35,13 +36,13 @@ pub(super) async fn look_for_twins(client: &Object, seen: &Observed) -> Vec<Valu
         let values: Vec<String> = list.iter().map(|column| format!("{column}::text")).collect();
         let list = list.join(", ");
         let sql = format!(
-            "SELECT concat_ws(', ', {}) FROM {name} WHERE {} GROUP BY {list} HAVING count(*) > 1 LIMIT 1",
+            "SELECT pg_catalog.concat_ws(', ', {}) FROM {name} WHERE {} GROUP BY {list} HAVING count(*) > 1 LIMIT 1",
             values.join(", "),
             same.join(" AND ")
         );
         let before = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {TWINS_MS}");
         let looked = match client.batch_execute(&before).await {
-            Ok(()) => client.query_typed(&sql, &[]).await,
+            Ok(()) => db::ask_as_is(client, &sql, &[]).await,
             Err(error) => Err(error),
         };
         let said = match looked {

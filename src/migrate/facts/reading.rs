@@ -4,6 +4,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
 use super::{Column, Constraint, Facts, Index, Relation};
+use crate::db;
 use crate::sql::Ident;
 
 const RELATIONS: &str =
@@ -38,7 +39,7 @@ impl Facts {
     /// Reads them; those of the state tables are left out.
     pub async fn read(client: &Client, state_schema: &Ident) -> Result<Facts, Error> {
         let schema = state_schema.as_str();
-        let ask = async |sql: &str| client.query_typed(sql, &[(&schema, Type::TEXT)]).await;
+        let ask = async |sql: &str| db::ask_as_is(client, sql, &[(&schema, Type::TEXT)]).await;
         let mut facts = Facts::default();
         for row in ask(RELATIONS).await? {
             facts.relations.insert(

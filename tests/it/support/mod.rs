@@ -180,9 +180,14 @@ pub struct Db {
 impl Drop for Db {
     fn drop(&mut self) {
         // Kept on failure, to be looked at.
-        if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.directory);
+        if std::thread::panicking() {
+            return;
         }
+        let _ = std::fs::remove_dir_all(&self.directory);
+        // A statement that is a transaction of its own would commit the one that it stands in.
+        let log = std::fs::read_to_string(self.server_log()).unwrap_or_default();
+        let nested = "there is already a transaction in progress";
+        assert!(!log.contains(nested), "{nested}: see {}", self.server_log().display());
     }
 }
 
