@@ -17,6 +17,7 @@ mod prune;
 mod reverse;
 mod run;
 mod scaffold;
+mod secret;
 mod status;
 mod verify;
 
@@ -46,7 +47,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 struct Global {
     /// Connect here: a URL or `key=value` pairs; wins over `DATABASE_URL`, PG* and backfill.toml
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", env = secret::URL, hide_env_values = true)]
     url: Option<String>,
     /// The directory with backfill.toml and backfills/
     #[arg(long, global = true, value_name = "DIR", default_value = ".")]
@@ -230,6 +231,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_tracing(cli.global.verbose);
+    secret::off_the_command_line();
     let is_json = cli.global.json;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {

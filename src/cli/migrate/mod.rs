@@ -27,6 +27,7 @@ use super::context::Context;
 use super::failure::{Exit, Failure};
 use super::flags::{AcceptFlags, LimitFlags, PaceFlags, ResumeFlags};
 use super::run;
+use super::secret;
 use crate::units::parse_duration;
 
 /// What `backfill migrate` can do.
@@ -173,7 +174,7 @@ pub(super) enum Migrate {
 #[derive(Clone, Debug, Args)]
 pub(super) struct ScratchFlags {
     /// Try it in a database that is made and removed there; on a private server when not given
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", env = secret::SCRATCH_URL, hide_env_values = true)]
     pub(super) scratch_url: Option<String>,
 }
 
