@@ -68,7 +68,11 @@ fn end_line(report: &Report) -> String {
         }
     }
     if report.rows_conflicted > 0 {
-        text.push_str(&format!("\n  {} rows were not simply given back:", report.rows_conflicted));
+        let rows = match report.rows_conflicted {
+            1 => "1 row was".to_owned(),
+            n => format!("{n} rows were"),
+        };
+        text.push_str(&format!("\n  {rows} not simply given back:"));
         for row in &report.conflicts {
             text.push_str(&format!("\n    ({}) {}", row.key.join(", "), row.in_words()));
         }

@@ -90,12 +90,15 @@ async fn by_data(
             big(findings.keys)
         ));
     } else {
+        let is_wide = plan.key.columns.len() > 1;
+        let example = |key: &String| if is_wide { format!("({key})") } else { key.clone() };
+        let examples: Vec<String> = findings.examples.iter().map(example).collect();
         print(&format!(
             "{name} is not complete: {} of {} rows are left to do, such as ({}) {}\n{}",
             big(findings.remaining),
             big(findings.keys),
             plan.key.plain(),
-            findings.examples.join(", "),
+            examples.join(", "),
             advice(ctx, client, name, plan).await?
         ));
     }
