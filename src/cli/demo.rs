@@ -14,8 +14,7 @@ use super::status::plain_table;
 use crate::db::{self, ConnInfo, Database, lock};
 use crate::event::{bytes, count, duration};
 use crate::server::{Options, Server};
-use crate::sql::Ident;
-use crate::state::{RunState, Store};
+use crate::state::RunState;
 use stage::{Signals, Stage, interrupted, write_project};
 
 /// The backfill that the demo tells about.
@@ -205,7 +204,7 @@ impl Stage {
     /// Rows, chunks and conflicts of the newest run, which has succeeded.
     async fn newest(&self) -> Result<(i64, i64, i64), Failure> {
         let client = self.database.get().await?;
-        let store = Store::new(Ident::new("backfill"));
+        let store = self.store();
         let run = store.newest_run(&client, NAME).await?;
         let run = run.filter(|run| run.state == RunState::Succeeded);
         let run = run.ok_or_else(|| Failure::new(Kind::Failed, "the run did not succeed"))?;
@@ -246,7 +245,7 @@ impl Stage {
     /// Waits until the server has noticed that the runner is gone, which is a moment after its death.
     async fn until_noticed(&self) -> Result<(), Failure> {
         let client = self.database.get().await?;
-        let store = Store::new(Ident::new("backfill"));
+        let store = self.store();
         let run = store.newest_run(&client, NAME).await?;
         let key = store.run_lock(run.map_or(0, |run| run.run_id));
         let failed = statement("look for the run's lock");

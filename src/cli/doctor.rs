@@ -11,7 +11,7 @@ use crate::db;
 use crate::db::lock;
 use crate::plan::surroundings;
 use crate::sql::Ident;
-use crate::state::Installed;
+use crate::state::{Installed, StoreError};
 
 /// How a finding is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -134,18 +134,19 @@ async fn state(ctx: &Context, client: &Object) -> Result<Vec<Finding>, Failure> 
             )));
         }
         Ok(Installed::No) => {
-            let mend = if exists {
-                format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};")
-            } else {
-                format!(
-                    "CREATE SCHEMA {schema} AUTHORIZATION {role};   -- or: GRANT CREATE ON DATABASE {database} TO {role};"
-                )
+            let mend = match exists {
+                true => ctx.store.table_grants(),
+                false => ctx.store.schema_grants(&database.to_string()),
             };
             findings.push(bad(
                 format!("role {role} may not create the state tables in schema {schema}"),
                 mend,
             ));
         }
+        Err(StoreError::Forbidden { mend, .. }) => findings.push(bad(
+            format!("role {role} may not use the state tables in schema {schema}"),
+            mend,
+        )),
         Err(error) => findings.push(bad(error.to_string(), "see the message")),
     }
     if !row.get::<_, bool>(5) {
@@ -153,6 +154,9 @@ async fn state(ctx: &Context, client: &Object) -> Result<Vec<Finding>, Failure> 
             "volatile functions in a spec cannot be found without temporary objects",
             format!("GRANT TEMPORARY ON DATABASE {database} TO {role};"),
         ));
+    }
+    if let Ok(Installed::Yes) = ctx.store.installed(client).await {
+        findings.extend(tables(ctx, client, &role).await?);
     }
     let publications = surroundings::publications_of_state(client, schema, row.get(6)).await;
     let publications = publications.map_err(statement("look up publications"))?;
@@ -166,6 +170,23 @@ async fn state(ctx: &Context, client: &Object) -> Result<Vec<Finding>, Failure> 
         "for each table a run needs: GRANT SELECT ON table TO {role}; GRANT UPDATE (written columns) ON table TO {role};"
     )));
     Ok(findings)
+}
+
+/// State tables that others made and that this role may not all use.
+async fn tables(ctx: &Context, client: &Object, role: &Ident) -> Result<Option<Finding>, Failure> {
+    let sql = "select coalesce(bool_and(has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')
+                        and has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete')), true)
+                      and bool_and(has_schema_privilege(n.oid, 'create'))
+                 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                where n.nspname = $1 and c.relkind = 'r' and c.relname !~ '^before_image_'";
+    let schema = ctx.store.schema();
+    let rows = db::ask(client, sql, &[(&schema.as_str(), Type::TEXT)]).await;
+    let rows = rows.map_err(statement("look up privileges"))?;
+    let may_use = rows.first().and_then(|row| row.get::<_, Option<bool>>(0)) != Some(false);
+    Ok((!may_use).then(|| {
+        let what = format!("role {role} may not use all state tables in schema {schema}");
+        bad(what, ctx.store.table_grants())
+    }))
 }
 
 async fn around(client: &Object) -> Result<Vec<Finding>, Failure> {

@@ -150,7 +150,7 @@ pub(super) async fn drive(
     let (sql, walk) = plan.into_chunk_sql();
     let work = Work {
         database: ctx.database.clone(),
-        store: Arc::new(crate::state::Store::new(ctx.store.schema().clone())),
+        store: Arc::new(ctx.store.clone()),
         session: run.session.clone(),
         run_id: run.run_id,
         epoch,

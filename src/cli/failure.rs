@@ -10,6 +10,7 @@ use crate::db::{Class, ConnInfoError, ConnectError};
 use crate::diagnostic::Report;
 use crate::plan::{PlanError, Refusal};
 use crate::server::ServerError;
+use crate::sql::Ident;
 use crate::state::StoreError;
 
 /// The kinds of failure; each has its exit code.
@@ -205,10 +206,24 @@ impl From<ConnectError> for Failure {
         if let ConnectError::Settings(error) = error {
             return error.into();
         }
-        Failure::from_error(Kind::Failed, &error).hint(
+        let failure = Failure::from_error(Kind::Failed, &error);
+        if let ConnectError::Refused { target, source } = &error
+            && let Some(grant) = connect_grant(target, source)
+        {
+            return failure.hint(grant);
+        }
+        failure.hint(
             "check the URL (--url, DATABASE_URL, PG*, backfill.toml) and try `backfill doctor`",
         )
     }
+}
+
+/// The grant that lets a role into its database.
+fn connect_grant(target: &str, error: &tokio_postgres::Error) -> Option<String> {
+    let message = error.as_db_error().filter(|db| db.code().code() == "42501")?.message();
+    let database = message.strip_prefix("permission denied for database ")?.trim_matches('"');
+    let (role, _) = target.rsplit_once('@')?;
+    Some(format!("GRANT CONNECT ON DATABASE {} TO {};", Ident::new(database), Ident::new(role)))
 }
 
 impl From<ConnInfoError> for Failure {
@@ -241,14 +256,11 @@ impl From<StoreError> for Failure {
             _ => Kind::Failed,
         };
         let failure = Failure::from_error(kind, &error);
-        let sqlstate = error.server().and_then(crate::db::error::sqlstate);
-        match (&error, sqlstate) {
-            (StoreError::Newer { .. }, _) => {
+        match error {
+            StoreError::Newer { .. } => {
                 failure.hint("use the newer version of backfill that made them")
             }
-            (_, Some("42501")) => {
-                failure.hint("`backfill doctor` prints the GRANTs that this role needs")
-            }
+            StoreError::Forbidden { mend, .. } => failure.hint(mend),
             _ => failure,
         }
     }

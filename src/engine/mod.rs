@@ -210,7 +210,7 @@ impl Setback {
                 sqlstate: None,
                 message: error.to_string(),
             }),
-            StoreError::Statement(_, error) => {
+            StoreError::Statement(_, error) | StoreError::Forbidden { source: error, .. } => {
                 Setback::Fault(Fault::from_error(&error, elapsed, timeout))
             }
             other => Setback::Fault(Fault {

@@ -9,6 +9,7 @@ mod boundaries;
 pub mod capture;
 pub mod checks;
 mod forecast;
+mod grants;
 mod guard;
 mod judge;
 mod leaves;

@@ -7,7 +7,7 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::PlanError;
+use super::{PlanError, grants};
 use crate::db;
 use crate::db::error;
 use crate::db::error::is_about_the_statement;
@@ -55,7 +55,8 @@ pub async fn judge(
         Ok(uses) => Ok(Ok(uses)),
         Err(error) if is_about_the_statement(&error) => {
             let origin = error::position(&error).and_then(|at| sql.origin_of(at));
-            Ok(Err(problem(&error, origin.unwrap_or(expr.span.clone()))))
+            let problem = problem(&error, origin.unwrap_or(expr.span.clone()));
+            Ok(Err(grants::with_grants(client, problem, &error).await))
         }
         Err(error) => Err(statement(error)),
     }

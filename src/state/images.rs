@@ -8,7 +8,7 @@
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
-use super::{Param, Result, Store, StoreError, one};
+use super::{Param, Result, Store, one};
 use crate::db;
 use crate::sql::{Ident, QualifiedName};
 
@@ -316,7 +316,7 @@ impl Store {
     /// Drops the before-images of a run and says so in its record, in one transaction.
     pub async fn prune(&self, client: &Client, run_id: i64) -> Result<()> {
         let images = self.images(run_id);
-        let failed = |error| StoreError::Statement("drop the before-images", error);
+        let failed = |error| self.failed("drop the before-images", error);
         // Nobody but a reverse run reads them, so a lock that does not come at once means that one is at work.
         let begin = db::begin_own("SET LOCAL lock_timeout = '2s'; ");
         client.batch_execute(&begin).await.map_err(failed)?;

@@ -3,6 +3,7 @@
 //! A [`Store`] has one method per statement; the statements are the files in `sql/`. Methods take the connection to use, so that a
 //! worker can run them inside the chunk's transaction. Everything about progress is derived from the chunks.
 
+mod access;
 mod chunk;
 mod cutting;
 mod images;
@@ -62,6 +63,17 @@ pub enum StoreError {
     /// A partition was renamed, detached or dropped between the look at its name and the statement that used it.
     #[error("a partition was renamed, detached or dropped meanwhile")]
     PlaceMeanwhile,
+    /// The role may not do it.
+    #[error("{what}")]
+    Forbidden {
+        /// What it may not do.
+        what: &'static str,
+        /// The statements that let it.
+        mend: String,
+        /// What the server said.
+        #[source]
+        source: tokio_postgres::Error,
+    },
     /// The tables are of a newer version of this program.
     #[error("the state tables are of version {found}, this program knows {known}")]
     Newer {
@@ -76,7 +88,9 @@ impl StoreError {
     /// The server's error, when that was the cause.
     pub fn server(&self) -> Option<&tokio_postgres::Error> {
         match self {
-            StoreError::Statement(_, error) => Some(error),
+            StoreError::Statement(_, error) | StoreError::Forbidden { source: error, .. } => {
+                Some(error)
+            }
             _ => None,
         }
     }
@@ -175,13 +189,15 @@ pub struct Store {
     sql: Arc<Statements>,
     /// Whether its statements are part of a transaction that is open, and not each one of its own.
     is_within: bool,
+    /// Who uses them.
+    role: Ident,
 }
 
 impl Store {
-    /// For the tables in `schema`, which need not exist yet.
-    pub fn new(schema: Ident) -> Store {
+    /// For the tables in `schema`, which need not exist yet, used by a role.
+    pub fn new(schema: Ident, role: Ident) -> Store {
         let sql = Arc::new(Statements::new(&schema));
-        Store { schema, sql, is_within: false }
+        Store { schema, sql, is_within: false, role }
     }
 
     /// The same tables, for statements that are part of the transaction that is open on the connection.
@@ -223,12 +239,12 @@ impl Store {
             true => db::ask_within(client, sql, params).await,
             false => db::ask(client, sql, params).await,
         };
-        rows.map_err(|error| StoreError::Statement(what, error))
+        rows.map_err(|error| self.failed(what, error))
     }
 
     /// Creates a run, and with it the place of its before-images. None when an unfinished run of the name exists.
     pub async fn create_run(&self, client: &Client, new: &NewRun<'_>) -> Result<Option<i64>> {
-        let failed = |error| StoreError::Statement("create the run", error);
+        let failed = |error| self.failed("create the run", error);
         let begin = db::begin_own("SET LOCAL lock_timeout = '5s'; ");
         client.batch_execute(&begin).await.map_err(failed)?;
         let created = self.within().create_run_in(client, new).await;
@@ -277,9 +293,7 @@ impl Store {
             );
             let ddl = self.images(run_id).ddl(new.undo.fields, &comment, new.undo.lz4);
             let created = client.batch_execute(&ddl).await;
-            created.map_err(|error| {
-                StoreError::Statement("create the table of before-images", error)
-            })?;
+            created.map_err(|error| self.failed("create the table of before-images", error))?;
         }
         Ok(Some(run_id))
     }

@@ -206,7 +206,7 @@ impl Store {
         who: &str,
         event: &str,
     ) -> Result<()> {
-        let failed = |error| StoreError::Statement("remove the revision", error);
+        let failed = |error| self.failed("remove the revision", error);
         client.batch_execute("BEGIN").await.map_err(failed)?;
         let store = self.within();
         let done = async {

@@ -81,7 +81,7 @@ impl Store {
         if self.installed(client).await? == Installed::Yes {
             return Ok(());
         }
-        let failed = |error| StoreError::Statement("install the state tables", error);
+        let failed = |error| self.failed("install the state tables", error);
         let begin = db::begin_own("SET LOCAL lock_timeout = '10s'; ");
         client.batch_execute(&begin).await.map_err(failed)?;
         let done = self.within().install_locked(client).await;
@@ -91,7 +91,7 @@ impl Store {
     }
 
     async fn install_locked(&self, client: &Client) -> Result<()> {
-        let failed = |error| StoreError::Statement("install the state tables", error);
+        let failed = |error| self.failed("install the state tables", error);
         let class = self.lock_class(b'm');
         let lock = "select pg_catalog.pg_advisory_xact_lock($1, 0)";
         db::ask_within(client, lock, &[(&class, Type::INT4)]).await.map_err(failed)?;
@@ -126,6 +126,6 @@ impl Store {
         client
             .batch_execute(&format!("create schema {name}"))
             .await
-            .map_err(|error| StoreError::Statement("create the state schema", error))
+            .map_err(|error| self.failed("create the state schema", error))
     }
 }

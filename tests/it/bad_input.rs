@@ -2,7 +2,7 @@
 
 use backfill::server::{Options, Server};
 
-use crate::support::{Db, Ran, program, wait_for};
+use crate::support::{Db, Ran, Which, program, wait_for};
 
 const GOOD: &str = "table = \"t\"\n[[rule]]\nwhen = \"c = 'a'\"\nfill = { v = \"1\" }\n";
 
@@ -184,7 +184,7 @@ fn the_role() {
     as_role(&["run", "bad", "--accept-blind"])
         .exits(1)
         .says("create the state schema")
-        .says("backfill doctor");
+        .says(&format!("CREATE SCHEMA \"backfill\" AUTHORIZATION \"{role}\";"));
     db.sql.run(&format!("create schema backfill authorization {role}"));
     as_role(&["doctor"]).exits(0).prints("blind: role").prints("GRANT pg_monitor TO");
     as_role(&["plan", "bad"]).exits(0).prints("this role cannot see replica_lag");
@@ -385,4 +385,67 @@ fn a_full_disk_and_too_many_connections_are_held_out() {
         ran.stdout
     );
     assert_eq!(db.sql.number("select count(v) from t"), 100);
+}
+
+/// Does what a command says about privileges until there is nothing more to say: how often it had to.
+fn as_told(db: &Db, role: &str, arguments: &[&str]) -> usize {
+    let url = db.url.replace("postgres@", &format!("{role}@"));
+    for round in 0..12 {
+        let mut command = db.command(arguments);
+        let ran = Ran::from(&command.env("DATABASE_URL", &url).output().unwrap());
+        if ran.code == 0 {
+            return round;
+        }
+        let text = format!("{}{}", ran.stdout, ran.stderr);
+        let is_grant =
+            |word: &str| word.starts_with("GRANT ") || word.starts_with("CREATE SCHEMA ");
+        let mut told = 0;
+        for line in text.lines() {
+            let line = line.split("   -- or").next().unwrap();
+            let begin =
+                ["GRANT ", "CREATE SCHEMA "].iter().filter_map(|word| line.find(word)).min();
+            let Some(begin) = begin else { continue };
+            for statement in line[begin..].split_inclusive(';').map(str::trim) {
+                assert!(is_grant(statement) && statement.ends_with(';'), "{statement}");
+                db.sql.run(statement);
+                told += 1;
+            }
+        }
+        assert!(told > 0, "no statement is named:\n{text}");
+    }
+    panic!("`backfill {}` asks for more and more", arguments.join(" "));
+}
+
+#[test]
+fn one_privilege_after_the_other_is_asked_for_by_its_grant() {
+    for which in [Which::Found, Which::Newest] {
+        let db = Db::new(which);
+        let (first, second) = (format!("first_{}", db.name), format!("second_{}", db.name));
+        let name = &db.name;
+        db.sql.run(&format!(
+            "create role {first} login; create role {second} login; revoke all on database {name} from public;
+             create schema \"App\"; create table \"App\".\"T\" (id bigint primary key, c text, v text);
+             insert into \"App\".\"T\" select i, 'a' from generate_series(1, 300) i;
+             create table \"App\".src (c text primary key, name text); insert into \"App\".src values ('a', 'n');
+             create function \"App\".f(text) returns text language sql immutable as 'select $1';
+             revoke execute on function \"App\".f(text) from public; analyze"
+        ));
+        let spec = "table = '\"App\".\"T\"'\nfrom = '\"App\".src AS s'\n[[rule]]\nwhen = 's.c = \"T\".c'\nfill = { v = '\"App\".f(s.name)' }\n";
+        db.spec("job", spec);
+        // To connect; the schema, the table and its column, the source, the function; the state's schema.
+        assert_eq!(as_told(&db, &first, &["run", "job", "--accept-blind"]), 6);
+        assert_eq!(db.sql.number("select count(v) from \"App\".\"T\""), 300);
+        assert_eq!(as_told(&db, &first, &["doctor"]), 0);
+        assert_eq!(as_told(&db, &first, &["verify", "job"]), 0);
+
+        // A second operator, of whom the state tables know nothing.
+        assert_eq!(as_told(&db, &second, &["status", "job"]), 2);
+        assert_eq!(as_told(&db, &second, &["doctor"]), 0);
+        assert!(as_told(&db, &second, &["reverse", "job", "--accept-blind"]) > 0);
+        assert_eq!(db.sql.number("select count(v) from \"App\".\"T\""), 0);
+        // The source and the function, which the way back did without.
+        assert_eq!(as_told(&db, &second, &["run", "job", "--accept-blind"]), 2);
+        let shown = db.backfill(&["status", "job", "--json"]).exits(0).json();
+        assert_eq!(shown["rows_done"], 300);
+    }
 }

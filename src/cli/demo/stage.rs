@@ -113,10 +113,14 @@ impl Stage {
         }
     }
 
+    pub(super) fn store(&self) -> Store {
+        Store::new(Ident::new("backfill"), Ident::new("postgres"))
+    }
+
     /// Keys and rows done.
     pub(super) async fn keys_done(&self) -> Result<(i64, i64), Failure> {
         let client = self.database.get().await?;
-        let store = Store::new(Ident::new("backfill"));
+        let store = self.store();
         if store.installed(&client).await? != crate::state::Installed::Yes {
             return Ok((0, 0));
         }
