@@ -1,6 +1,13 @@
-//! Guards that can be taken out one by one, in debug builds alone, so that tests can show what each of them is there for.
+//! What tests do to the program from the inside, in debug builds alone; a release build has no such switches.
 //!
-//! `BACKFILL_WITHOUT` names those to take out, with commas between them. A release build has no such switch.
+//! Guards can be taken out one by one, so that tests can show what each of them is there for: `BACKFILL_WITHOUT` names them, with commas
+//! between them. And the program can be stopped at a step of its work: `BACKFILL_STOP_AT=written:2:kill` at the second chunk whose rows are
+//! written, by SIGKILL; `stop` instead is SIGSTOP.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// A guard of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +54,77 @@ impl Guard {
         let is_it =
             |word: &str| WORDS.iter().any(|(guard, known)| *guard == self && *known == word);
         out.split(',').any(is_it)
+    }
+}
+
+/// A step of a run, behind which everything may be lost but what was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The run is in the state tables, and nobody works on it.
+    Created,
+    /// The runner has begun its epoch.
+    Begun,
+    /// Chunks are cut, and not committed.
+    Cut,
+    /// A chunk is claimed.
+    Claimed,
+    /// Its rows are locked and their before-images saved.
+    Saved,
+    /// Its rows are written.
+    Written,
+    /// It is marked done.
+    Marked,
+    /// It is committed, and nobody in the program knows.
+    Committed,
+    /// A chunk is halved, and the halves are not committed.
+    Split,
+    /// A row is set aside, and that is not committed.
+    SetAside,
+    /// All chunks are settled, and the run does not say so.
+    Ending,
+    /// The run says so.
+    Ended,
+}
+
+/// How often the step to stop at was reached.
+static REACHED: AtomicU32 = AtomicU32::new(0);
+
+impl Step {
+    /// All of them, in the order of a run, with their words.
+    pub const ALL: [(Step, &str); 12] = [
+        (Step::Created, "created"),
+        (Step::Begun, "begun"),
+        (Step::Cut, "cut"),
+        (Step::Claimed, "claimed"),
+        (Step::Saved, "saved"),
+        (Step::Written, "written"),
+        (Step::Marked, "marked"),
+        (Step::Committed, "committed"),
+        (Step::Split, "split"),
+        (Step::SetAside, "set_aside"),
+        (Step::Ending, "ending"),
+        (Step::Ended, "ended"),
+    ];
+
+    /// Stops here if that was asked for.
+    pub fn reach(self) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        let Ok(asked) = std::env::var("BACKFILL_STOP_AT") else { return };
+        let mut asked = asked.split(':');
+        let is_it = |word: &str| Step::ALL.contains(&(self, word));
+        if !asked.next().is_some_and(is_it) {
+            return;
+        }
+        let time = asked.next().and_then(|n| n.parse().ok());
+        if time == Some(REACHED.fetch_add(1, Ordering::SeqCst) + 1) {
+            let signal = match asked.next() {
+                Some("stop") => Signal::SIGSTOP,
+                _ => Signal::SIGKILL,
+            };
+            let _ = kill(Pid::this(), signal);
+        }
     }
 }
 

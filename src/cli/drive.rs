@@ -17,6 +17,7 @@ use crate::engine::dispatcher::{Dispatcher, Start};
 use crate::engine::{Pace, Stop, TableRef, Work, pool_size, window_max};
 use crate::event::{Event, Listener};
 use crate::mutation::Guard;
+use crate::mutation::Step;
 use crate::plan::Plan;
 use crate::progress::{Bar, JsonLines, Lines};
 use crate::settings::{Durability, Origin, Setting};
@@ -80,6 +81,7 @@ pub(super) async fn drive(
     let host = host();
     let epoch =
         ctx.store.begin_epoch(&client, run.run_id, &host, std::process::id() as i32).await?;
+    Step::Begun.reach();
     ctx.store.transition(&client, run.run_id, next.event(run.state), Actor::Operator).await?;
     let digest = spec.digest();
     if digest != run.spec_digest {

@@ -7,6 +7,7 @@ use super::drive::{Job, Next, drive};
 use super::failure::{Exit, Failure};
 use super::run::{Flags, finish_cancel};
 use super::{pace, say};
+use crate::mutation::Step;
 use crate::plan::{Accepted, Plan, Taken};
 use crate::spec::Spec;
 use crate::state::{Run, RunState};
@@ -38,6 +39,7 @@ pub(super) async fn reverse(
             .hint(format!("see it with `backfill status {name}`")));
     };
     let detail = format!("takes back run {}, conflicts: {}", forward.run_id, policy.as_str());
+    Step::Created.reach();
     ctx.store.log(&client, run_id, &who(), "created", &detail).await?;
     let run = ctx.store.run(&client, run_id).await?;
     job.plan.give_back(&images, &ctx.store.conflict_table(), run_id, policy);

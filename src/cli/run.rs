@@ -9,6 +9,7 @@ use super::drive::{Job, Next, drive};
 use super::failure::{Exit, Failure};
 use super::{AcceptFlags, LimitFlags, PaceFlags, ResumeFlags, pace, reverse, say};
 use crate::mutation::Guard;
+use crate::mutation::Step;
 use crate::plan::Plan;
 use crate::spec::Spec;
 use crate::state::{Actor, NewRun, NewUndo, PinnedSpec, Run, RunEvent, RunState};
@@ -110,6 +111,7 @@ pub(super) async fn register(
     let Some(run_id) = ctx.store.create_run(client, &new).await? else {
         return Err(unfinished(&ctx.need_run(client, name).await?));
     };
+    Step::Created.reach();
     ctx.store.log(client, run_id, &who(), "created", &format!("on {}", new.table_name)).await?;
     let run = ctx.store.run(client, run_id).await?;
     let plan = plan.keeping(&ctx.store.images(run_id));

@@ -17,6 +17,7 @@ use crate::db;
 use crate::db::roll_back;
 use crate::db::session::Bounds;
 use crate::key::{Bound, KeyRange, Place};
+use crate::mutation::Step;
 use crate::plan::rehearse::{params as range_params, typed};
 use crate::state::{Chunk, Cut, StoreError};
 
@@ -152,6 +153,7 @@ async fn slice(work: &Work, cutting: Cutting, left: Option<&Left>) -> Result<Nex
             )
             .await;
         let chunks = chunks.map_err(|e| store(e, started))?;
+        Step::Cut.reach();
         Ok(Next::Sliced(Sliced { chunks, ..sliced }))
     })
     .await

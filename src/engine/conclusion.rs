@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::dispatcher::{Dispatcher, Ending};
 use super::{Outcome, Setback};
+use crate::mutation::Step;
 use crate::state::{Actor, RunEvent, RunState, StoreError};
 
 /// How long the end of a run may take to write down before the runner gives up and leaves it to a resume.
@@ -46,6 +47,7 @@ impl Dispatcher<'_> {
             self.work.database.get().await.map_err(|error| Setback::from_connect(&error))?;
         let (store, run_id) = (&self.work.store, self.work.run_id);
         let by = Actor::Runner { epoch: self.work.epoch, failure };
+        Step::Ending.reach();
         let state = match store.transition(&client, run_id, event, by).await {
             Ok(state) => state,
             // A commit whose answer was lost: the state was reached by the attempt before.
@@ -61,6 +63,7 @@ impl Dispatcher<'_> {
         if let Err(error) = logged {
             tracing::warn!(run.id = run_id, error = %error, "the end of the run is not in its log");
         }
+        Step::Ended.reach();
         Ok(state)
     }
 }

@@ -10,6 +10,7 @@ use super::{Fault, Setback, Work, walk};
 use crate::db;
 use crate::db::session::Bounds;
 use crate::key::{Bound, KeyRange, Place};
+use crate::mutation::Step;
 use crate::plan::rehearse::{params as range_params, typed};
 use crate::state::{Chunk, Cut, Done};
 
@@ -123,6 +124,7 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
         };
         let upper = work.store.within().split(client, at, (&middle, upto.as_ref()), keys).await;
         let upper = upper.map_err(|e| store(e, started))?;
+        Step::Split.reach();
         let range = KeyRange { upto: middle, ..chunk.range.clone() };
         Ok(Halved::Parts(Chunk { seq: chunk.seq, range, keys: keys.0 }, upper))
     })
@@ -160,7 +162,9 @@ pub async fn set_aside(
                 place: &claim.place,
                 is_passed_over: false,
             };
-            work.store.within().settle(client, at, done).await.map(|_| !is_left)
+            work.store.within().settle(client, at, done).await?;
+            Step::SetAside.reach();
+            Ok(!is_left)
         };
         let bound = Bounds::LOOKUP.statement;
         statements.await.map_err(|error| Setback::from_store(error, started.elapsed(), bound))

@@ -15,7 +15,7 @@ use super::{Fault, Setback, Work, halving};
 use crate::db::roll_back;
 use crate::db::session::Bounds;
 use crate::key::Place;
-use crate::mutation::Guard;
+use crate::mutation::{Guard, Step};
 use crate::state::{Chunk, Done, RunState, StoreError};
 
 /// A committed chunk.
@@ -143,10 +143,12 @@ async fn transaction(
     if claim.run_state != RunState::Running {
         return Ok(Attempt::Refused(claim.run_state));
     }
+    Step::Claimed.reach();
     step = Instant::now();
     let written = write(work, client, &claim, chunk.seq, bounds).await?;
     (settled.rows, settled.image_bytes) = (written.rows, written.image_bytes);
     settled.writing = step.elapsed();
+    Step::Written.reach();
     let _ = notes.send(Note::Written(chunk.seq));
     step = Instant::now();
     let marked = async {
@@ -172,8 +174,10 @@ async fn transaction(
     if let (Place::Gone(leaf), true) = (&claim.place, written.is_passed_over) {
         settled.passed_over = Some(*leaf);
     }
+    Step::Marked.reach();
     step = Instant::now();
     client.batch_execute("COMMIT").await.map_err(|error| fault(error, step))?;
+    Step::Committed.reach();
     (settled.committing, settled.took) = (step.elapsed(), started.elapsed());
     Ok(Attempt::Settled(settled))
 }

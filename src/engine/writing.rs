@@ -10,7 +10,7 @@ use super::{Fault, Setback, Work};
 use crate::db::session::Bounds;
 use crate::db::{self, Class};
 use crate::key::{Form, Place};
-use crate::mutation::Guard;
+use crate::mutation::{Guard, Step};
 use crate::plan::rehearse::{params as range_params, typed};
 use crate::plan::{ByRange, Keep};
 use crate::state::Claim;
@@ -145,6 +145,7 @@ impl Writing<'_> {
         if locked != saved && !Guard::Accounting.is_out() {
             return Err(moved(&format!("{locked} rows locked, {saved} saved")));
         }
+        Step::Saved.reach();
         let counts = self.counts(&write).await?;
         match counts.written == locked || Guard::Accounting.is_out() {
             true => Ok(counts),

@@ -34,6 +34,7 @@ mod poison;
 mod reverse;
 mod reverse_laws;
 mod secrets;
+mod steps;
 mod storage;
 mod support;
 mod versions;

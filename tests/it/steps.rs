@@ -1,0 +1,91 @@
+//! A runner that is killed, or stopped and replaced, at each step of its work: nothing is lost and nothing is done twice.
+
+use backfill::mutation::Step;
+use nix::sys::signal::Signal;
+
+use crate::support::{Db, Started, wait_for};
+
+/// Rows of which one cannot be written and one is long, so that chunks are locked and saved first, halved, and a row is set aside.
+fn table(db: &Db) {
+    db.sql.run(
+        "create table t (id bigint primary key, d int not null default 1, n int not null default 0, v text not null default '');
+         alter table t alter v set storage external;
+         insert into t (id) select i from generate_series(1, 2000) i;
+         update t set d = 0 where id = 1500; update t set v = repeat('long', 3000) where id = 3; analyze t",
+    );
+    db.spec(
+        "add",
+        "table = \"t\"\n[[rule]]\nset = { n = \"n + 1 / d\", v = \"v || 'x'\" }\n[limits]\nchunk_rows_max = 100\n",
+    );
+}
+
+fn is_done(db: &Db) {
+    let wrong =
+        "select count(*) from t where (n, v ~ 'x$', v ~ 'xx$') is distinct from (d, d = 1, false)";
+    assert_eq!(db.sql.number(wrong), 0, "rows were lost or done twice");
+    let told = db.status("add");
+    assert_eq!((&told["state"], &told["rows_done"]), (&"succeeded".into(), &1999.into()));
+    assert_eq!(told["rows_quarantined"], 1);
+}
+
+fn is_back(db: &Db) {
+    assert_eq!(db.sql.number("select count(*) from t where n <> 0 or v ~ 'x$'"), 0);
+    assert_eq!(db.status("add")["state"], "succeeded");
+}
+
+/// A command that is struck when it comes to a step for the first time.
+fn struck(db: &Db, verb: &[&str], word: &str, how: &str) -> Started {
+    let mut command = db.command(verb);
+    command.env("BACKFILL_STOP_AT", format!("{word}:1:{how}"));
+    Started::new(command)
+}
+
+fn killed(db: &Db, verb: &[&str], word: &str) {
+    let ran = struck(db, verb, word, "kill").wait();
+    assert_eq!(ran.code, -1, "`{word}` was not reached: {}", ran.stderr);
+}
+
+/// Goes on with a run that may be over already.
+fn go_on(db: &Db, arguments: &[&str]) {
+    let state = db.status("add")["state"].clone();
+    if state != "succeeded" {
+        let ran = db.backfill(&[&["resume", "add"], arguments].concat());
+        assert!([0, 5].contains(&ran.code), "{}: {}", ran.code, ran.stderr);
+    }
+}
+
+#[test]
+fn killed_at_each_step() {
+    for (step, word) in Step::ALL {
+        let db = Db::found();
+        table(&db);
+        killed(&db, &["run", "add"], word);
+        go_on(&db, &[]);
+        is_done(&db);
+        // On the way back nothing is cut or saved, and no row raises.
+        if matches!(step, Step::Cut | Step::Saved | Step::Split | Step::SetAside) {
+            continue;
+        }
+        killed(&db, &["reverse", "add"], word);
+        go_on(&db, &[]);
+        is_back(&db);
+    }
+}
+
+#[test]
+fn stopped_at_each_step_and_replaced() {
+    for (_, word) in Step::ALL {
+        let db = Db::found();
+        table(&db);
+        let zombie = struck(&db, &["run", "add"], word, "stop");
+        let stat = format!("/proc/{}/stat", zombie.pid());
+        wait_for(&format!("the runner stops at `{word}`"), || {
+            std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "))
+        });
+        go_on(&db, &["--take-over"]);
+        is_done(&db);
+        zombie.signal(Signal::SIGCONT);
+        zombie.wait();
+        is_done(&db);
+    }
+}
