@@ -13,8 +13,9 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::application::Application;
+use crate::around::{Clock, Disk, Pooler};
 use crate::faults::Fault;
-use crate::history::History;
+use crate::history::{History, Tools};
 use crate::link::Link;
 
 /// How long anything may take before it counts as stuck. Runs last seconds; two minutes is how long a runner waits for its server.
@@ -51,6 +52,10 @@ pub struct Campaign {
     major: Option<u32>,
     pub rng: Rng,
     pub zombies: Vec<Runner>,
+    pub tools: Tools,
+    pub pooler: Option<Pooler>,
+    pub clock: Option<Clock>,
+    pub disk: Option<Disk>,
     pub counts: BTreeMap<Fault, u64>,
     pub rows_checked: u64,
     pub application: u64,
@@ -108,6 +113,14 @@ impl Campaign {
             major,
             rng: Rng::with_seed(0),
             zombies: Vec::new(),
+            tools: Tools {
+                pooler: Pooler::is_there(),
+                clock: Clock::is_there(),
+                disk: Disk::is_there(),
+            },
+            pooler: None,
+            clock: None,
+            disk: None,
             counts: BTreeMap::new(),
             rows_checked: 0,
             application: 0,
@@ -128,11 +141,13 @@ impl Campaign {
         if history.has_standby {
             self.stand_by()?;
         }
-        let admin = self.connect("postgres").ok_or("no connection")?;
-        let create = format!("create database {}", self.database);
-        self.runtime.block_on(admin.batch_execute(&create)).map_err(|e| e.to_string())?;
-        drop(admin);
         std::fs::create_dir_all(self.directory.join("backfills")).map_err(|e| e.to_string())?;
+        self.make_database(history)?;
+        if history.has_pooler {
+            let (socket_dir, directory) = (self.server.socket_dir(), &self.directory);
+            self.pooler = Some(Pooler::start(socket_dir, &self.database, directory));
+        }
+        self.clock = history.has_clock.then(|| Clock::new(&self.directory));
         std::fs::write(self.directory.join("backfills/job.toml"), history.spec())
             .map_err(|e| e.to_string())?;
         self.rows(&history.setup())?;
@@ -140,12 +155,37 @@ impl Campaign {
         let application = Application::start(&self.url(None), history, &mut rng);
         let verdict = self.live(history);
         self.application += application.end();
+        // It keeps connections to the server for whoever comes next.
+        self.pooler = None;
         verdict.and_then(|()| self.check_leftovers())?;
         (self.client, self.standby) = (None, None);
         let admin = self.connect("postgres").ok_or("no connection")?;
         let drop = format!("drop database {} with (force)", self.database);
         self.runtime.block_on(admin.batch_execute(&drop)).map_err(|e| e.to_string())?;
+        if self.disk.is_some() {
+            let drop = "drop tablespace tight";
+            self.runtime.block_on(admin.batch_execute(drop)).map_err(|e| e.to_string())?;
+            self.disk = None;
+        }
         let _ = std::fs::remove_dir_all(&self.directory);
+        Ok(())
+    }
+
+    fn make_database(&mut self, history: &History) -> Verdict {
+        let admin = self.connect("postgres").ok_or("no connection")?;
+        let mut create = vec![format!("create database {}", self.database)];
+        if history.is_tight {
+            let directory = self.directory.join("disk");
+            std::fs::create_dir_all(&directory).map_err(|e| e.to_string())?;
+            let disk = Disk::mount(directory).ok_or("no disk")?;
+            let place = disk.for_server();
+            create.insert(0, format!("create tablespace tight location '{}'", place.display()));
+            create[1].push_str(" tablespace tight");
+            self.disk = Some(disk);
+        }
+        for statement in create {
+            self.runtime.block_on(admin.batch_execute(&statement)).map_err(|e| e.to_string())?;
+        }
         Ok(())
     }
 
@@ -162,7 +202,7 @@ impl Campaign {
 
     /// One runner after the other, until the run or its reversal has come to its end.
     fn drive(&mut self, history: &History, is_back: bool) -> Verdict {
-        let mut left = self.rng.u32(1..7);
+        let mut left = self.rng.u32(2..14);
         loop {
             self.runners += 1;
             if self.runners > RUNNERS_MAX {
@@ -171,12 +211,13 @@ impl Campaign {
             let Some(verb) = self.next_verb(is_back)? else { return Ok(()) };
             let seconds = self.rng.f64() * 3.0 + 0.7;
             let rate = format!("{} rows/s", (f64::from(history.rows) / seconds) as u32);
-            let has_link = self.standby.is_none() && self.rng.bool();
+            let is_direct = self.standby.is_none() && self.pooler.is_none();
+            let has_link = is_direct && self.rng.bool();
             let arguments: Vec<&str> =
                 verb.iter().copied().chain(["job", "--rate", &rate]).collect();
             let mut runner = self.start(&arguments, has_link);
             while left > 0 && !runner.is_over() {
-                std::thread::sleep(Duration::from_millis(self.rng.u64(10..600)));
+                std::thread::sleep(Duration::from_millis(self.rng.u64(10..500)));
                 if runner.is_over() {
                     break;
                 }
@@ -230,7 +271,10 @@ impl Campaign {
                 command.env_remove(name);
             }
         }
-        command.env("DATABASE_URL", self.url(link.as_ref())).current_dir(&self.directory);
+        command.env("DATABASE_URL", self.runner_url(link.as_ref())).current_dir(&self.directory);
+        if let Some(clock) = &self.clock {
+            clock.wind(&mut command);
+        }
         let path = self.directory.join("output.log");
         let log = std::fs::File::options().create(true).append(true).open(path);
         let log = log.expect("a log file");
@@ -332,6 +376,16 @@ impl Campaign {
         let (client, driver) = self.runtime.block_on(tokio_postgres::connect(&url, NoTls)).ok()?;
         self.runtime.spawn(driver);
         Some(client)
+    }
+
+    /// For the program, which goes through the pooler where there is one.
+    fn runner_url(&self, link: Option<&Link>) -> String {
+        match &self.pooler {
+            Some(pooler) => {
+                format!("postgresql://postgres@127.0.0.1:{}/{}", pooler.port, self.database)
+            }
+            None => self.url(link),
+        }
     }
 
     /// For the program and the application, which know both servers where there are two.

@@ -42,10 +42,35 @@ pub struct History {
     pub is_reversed: bool,
     /// Whether there is a standby to fail over to.
     pub has_standby: bool,
+    /// Whether a pooler stands in between.
+    pub has_pooler: bool,
+    /// Whether the runner's clock can jump.
+    pub has_clock: bool,
+    /// Whether the table is on a disk that can be full.
+    pub is_tight: bool,
+}
+
+/// What the machine has for faults that need it.
+#[derive(Clone, Copy, Debug)]
+pub struct Tools {
+    pub pooler: bool,
+    pub clock: bool,
+    pub disk: bool,
+}
+
+impl Tools {
+    /// In words, and whether it is there.
+    pub fn each(self) -> [(&'static str, bool); 3] {
+        [
+            ("PgBouncer", self.pooler),
+            ("libfaketime", self.clock),
+            ("a filesystem that can be mounted", self.disk),
+        ]
+    }
 }
 
 impl History {
-    pub fn new(rng: &mut Rng) -> History {
+    pub fn new(rng: &mut Rng, tools: Tools) -> History {
         let pick = |rng: &mut Rng, all: &[Key]| all[rng.usize(0..all.len())];
         let key = pick(
             rng,
@@ -68,6 +93,8 @@ impl History {
             true => places[rng.usize(0..places.len())],
             false => orders[rng.usize(0..orders.len())],
         };
+        let (has_standby, pooler) = (rng.u32(0..8) == 0, rng.u32(0..6) == 0);
+        let (clock, disk) = (rng.u32(0..4) == 0, rng.u32(0..8) == 0);
         History {
             key,
             work,
@@ -78,7 +105,10 @@ impl History {
             is_wide: rng.u32(0..6) == 0,
             poison: if rng.u32(0..4) == 0 { 997 } else { 0 },
             is_reversed: rng.u32(0..3) > 0,
-            has_standby: rng.u32(0..8) == 0,
+            has_standby,
+            has_pooler: pooler && tools.pooler && !has_standby,
+            has_clock: clock && tools.clock,
+            is_tight: disk && tools.disk && !has_standby,
         }
     }
 
@@ -89,8 +119,11 @@ impl History {
         let poison = word(self.poison > 0, ", some that cannot be written");
         let place = word(self.order.contains("physical"), ", by place");
         let standby = word(self.has_standby, ", with a standby");
+        let pooler = word(self.has_pooler, ", through a pooler");
+        let clock = word(self.has_clock, ", by a clock that jumps");
+        let tight = word(self.is_tight, ", on a small disk");
         format!(
-            "{:?} by {:?}, {} rows in chunks of {}, {} workers{place}{poison}{standby}{back}",
+            "{:?} by {:?}, {} rows in chunks of {}, {} workers{place}{poison}{standby}{pooler}{clock}{tight}{back}",
             self.work, self.key, self.rows, self.chunk_rows, self.workers
         )
     }
@@ -170,7 +203,8 @@ impl History {
             }
         };
         format!(
-            "table = \"t\"\n{}{rule}[limits]\nworkers = {}\nchunk_rows_max = {}\nquarantine_max = 1000\n",
+            "table = \"t\"\n{}{rule}[limits]\nworkers = {}\nchunk_rows_max = {}\nquarantine_max = 1000\n\
+             [[throttle.window]]\nname = \"night\"\nhours = \"20:00-08:00\"\ntimezone = \"UTC\"\nchunk_time = \"100ms\"\n",
             self.order, self.workers, self.chunk_rows
         )
     }

@@ -12,6 +12,7 @@
 )]
 
 mod application;
+mod around;
 mod campaign;
 mod faults;
 mod history;
@@ -34,13 +35,18 @@ fn main() -> std::process::ExitCode {
     let seed = option("--seed").unwrap_or_else(|| fastrand::u64(..1_000_000));
     let mut campaign = Campaign::new(option("--pg").map(|major| major as u32));
     println!("PostgreSQL {}, {minutes} minutes, seed {seed}", campaign.server.version());
+    for (what, is_there) in campaign.tools.each() {
+        if !is_there {
+            println!("left out, because this machine has none: {what}");
+        }
+    }
     let until = Instant::now() + Duration::from_secs(minutes * 60);
     let mut seeds = Rng::with_seed(seed);
     let (mut histories, mut broken) = (0_u64, 0_u64);
     let only = option("--only");
     while Instant::now() < until || only.is_some() {
         let seed = only.unwrap_or_else(|| seeds.u64(..1_000_000_000));
-        let history = History::new(&mut Rng::with_seed(seed));
+        let history = History::new(&mut Rng::with_seed(seed), campaign.tools);
         let started = Instant::now();
         let verdict = campaign.run(seed, &history);
         histories += 1;
