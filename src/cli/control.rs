@@ -35,8 +35,16 @@ async fn ask(ctx: &Context, name: &str, event: RunEvent, word: &str) -> Result<E
         holder.map_err(|e| StoreError::Statement("look for the run's lock", e))?.is_some();
     // Nobody is at work, so nothing is in flight and what was asked for is reached.
     if !is_live && matches!(state, RunState::Pausing | RunState::Cancelling) {
-        state =
-            ctx.store.transition(&client, run.run_id, RunEvent::Drained, Actor::Operator).await?;
+        let event = RunEvent::Drained;
+        state = match ctx.store.transition(&client, run.run_id, event, Actor::Operator).await {
+            // The runner let go of its lock a moment ago, and said so itself.
+            Err(StoreError::Illegal(illegal))
+                if matches!(illegal.from, RunState::Paused | RunState::Cancelled) =>
+            {
+                illegal.from
+            }
+            drained => drained?,
+        };
     }
     tell(ctx, &run, state);
     Ok(Exit::Done)

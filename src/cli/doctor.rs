@@ -1,5 +1,7 @@
 //! `doctor`: what will work on this server with this role, what will not, and the statement that mends it.
 
+mod outlook;
+
 use deadpool_postgres::Object;
 use serde::Serialize;
 use tokio_postgres::types::Type;
@@ -54,7 +56,7 @@ pub(super) async fn doctor(global: &Global, ddl: bool) -> Result<Exit, Failure> 
     findings.extend(pooler(&ctx, &client).await?);
     findings.extend(state(&ctx, &client).await?);
     findings.extend(around(&client).await?);
-    findings.extend(open_schemas(&client).await?);
+    findings.extend(outlook::look(&ctx, &client).await?);
     findings.extend(signals(&ctx, &client).await?);
     if ctx.json {
         print_json(&serde_json::json!({ "findings": findings }));
@@ -237,40 +239,6 @@ async fn around(client: &Object) -> Result<Vec<Finding>, Failure> {
         ));
     }
     Ok(findings)
-}
-
-/// Schemas of the search path in which others may create: names in the author's SQL may come to mean theirs.
-async fn open_schemas(client: &Object) -> Result<Vec<Finding>, Failure> {
-    let look = || statement("look up who may create in the search_path");
-    let path = "select pg_catalog.current_schemas(false)";
-    let rows = db::ask_as_is(client, path, &[]).await.map_err(look())?;
-    let path: Vec<String> = rows.first().map(|row| row.get(0)).unwrap_or_default();
-    let sql = "select n.nspname::text, g.grantee = 0, coalesce(r.rolname::text, '')
-                 from pg_catalog.pg_namespace n
-                cross join pg_catalog.aclexplode(coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))) g
-                 left join pg_catalog.pg_roles r on r.oid = g.grantee
-                where n.nspname = any ($1) and g.privilege_type = 'CREATE' and g.grantee <> n.nspowner
-                  and r.rolname is distinct from current_user and not coalesce(r.rolsuper, false)
-                order by 1, 2, 3";
-    let rows = db::ask(client, sql, &[(&path, Type::TEXT_ARRAY)]).await.map_err(look())?;
-    let finding = |row: &tokio_postgres::Row| {
-        let schema = Ident::new(row.get::<_, String>(0));
-        let (who, grantee) = match row.get(1) {
-            true => ("every role".to_owned(), "PUBLIC".to_owned()),
-            false => {
-                let role = Ident::new(row.get::<_, String>(2)).to_string();
-                (format!("role {role}"), role)
-            }
-        };
-        warning(
-            format!(
-                "{who} may create in schema {schema}, which is in the search_path: a function or an operator planted there may be what a \
-                 spec comes to mean, and is then called by the role that runs it"
-            ),
-            format!("REVOKE CREATE ON SCHEMA {schema} FROM {grantee};"),
-        )
-    };
-    Ok(rows.iter().map(finding).collect())
 }
 
 /// The health signals that this role cannot see.

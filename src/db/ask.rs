@@ -64,7 +64,8 @@ async fn apart(
 /// What begins a transaction of several statements of our own, with further settings: `SET LOCAL …; `.
 pub fn begin_own(settings: &str) -> String {
     let path = if Guard::OwnPath.is_out() { "" } else { OWN_PATH };
-    format!("BEGIN; {settings}{path}")
+    // Whatever the role's default is: they are written for this one.
+    format!("BEGIN ISOLATION LEVEL READ COMMITTED; {settings}{path}")
 }
 
 /// Runs a statement of our own within the open transaction, whose `search_path` it leaves as it was.

@@ -42,7 +42,10 @@ pub async fn try_acquire(database: &Database, key: LockKey) -> Result<Attempt, A
     let is_pooled = is_pooled(database, &connection).await?;
     if is_pooled {
         connection
-            .batch_execute("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0")
+            .batch_execute(
+                "BEGIN; SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings
+                         WHERE name OPERATOR(pg_catalog.=) ANY (ARRAY['idle_in_transaction_session_timeout', 'transaction_timeout'])",
+            )
             .await?;
     }
     let asked = ask(&connection, is_pooled, key).await;

@@ -166,6 +166,11 @@ impl Database {
         self.info.target()
     }
 
+    /// How it is connected to.
+    pub fn info(&self) -> &ConnInfo {
+        &self.info
+    }
+
     /// Asks the server to cancel what a connection is executing. Racy by nature: the statement may end first.
     pub async fn cancel(&self, token: &CancelToken) -> Result<(), ConnectError> {
         let tls = tls::connector(&self.info.tls)?;

@@ -72,6 +72,9 @@ impl Session {
     /// `enable_seqscan = off` and `force_custom_plan` keep the chunk on the key's index whatever the statistics say;
     /// `row_security = off` turns silently hidden rows into an error.
     ///
+    /// Each statement has its bound, and between them the transaction may not sit idle; a `transaction_timeout` of the role, which servers
+    /// know from 17 on, would end the connection instead.
+    ///
     /// `backfill.writes` tells triggers that it is not the application who writes.
     ///
     /// Both statements are on their way before the first is answered. Were BEGIN to fail, the settings would be local to a
@@ -97,6 +100,8 @@ impl Session {
             pg_catalog.set_config('row_security', 'off', true), pg_catalog.set_config('enable_seqscan', 'off', true), \
             pg_catalog.set_config('plan_cache_mode', 'force_custom_plan', true), pg_catalog.set_config('jit', 'off', true), \
             pg_catalog.set_config('work_mem', $8, true), pg_catalog.set_config('backfill.writes', 'on', true), \
+            case when pg_catalog.current_setting('transaction_timeout', true) is not null \
+                 then pg_catalog.set_config('transaction_timeout', '0', true) end, \
             pg_catalog.set_config('synchronous_commit', coalesce($9, pg_catalog.current_setting('synchronous_commit')), true)";
         let millis = |time: Duration| time.as_millis().to_string();
         let params: [super::Param<'_>; 9] = [

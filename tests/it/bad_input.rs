@@ -186,7 +186,11 @@ fn the_role() {
         .says("create the state schema")
         .says(&format!("CREATE SCHEMA \"backfill\" AUTHORIZATION \"{role}\";"));
     db.sql.run(&format!("create schema backfill authorization {role}"));
-    as_role(&["doctor"]).exits(0).prints("blind: role").prints("GRANT pg_monitor TO");
+    let doctor = as_role(&["doctor"]).exits(0);
+    doctor.prints("blind: role").prints("GRANT pg_monitor TO").prints("connections are free");
+    db.sql.run(&format!("alter role {role} connection limit 8"));
+    as_role(&["doctor"]).exits(0).prints("takes up to 10").prints("--workers 1");
+    db.sql.run(&format!("alter role {role} connection limit -1"));
     as_role(&["plan", "bad"]).exits(0).prints("this role cannot see replica_lag");
     let blind = as_role(&["run", "bad"]).exits(3);
     blind

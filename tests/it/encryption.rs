@@ -17,7 +17,8 @@ struct Guarded {
 impl Guarded {
     fn start() -> Guarded {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let settings = vec!["listen_addresses=127.0.0.1".to_owned(), format!("port={port}")];
+        let settings =
+            vec!["listen_addresses=127.0.0.1,127.0.0.2".to_owned(), format!("port={port}")];
         let server =
             Server::start(&Options { settings, no_fsync: true, ..Options::default() }).unwrap();
         Guarded { server, port }
@@ -46,8 +47,12 @@ impl Guarded {
     }
 
     fn list(&self, host: &str, database: &str, options: &str) -> Ran {
+        self.ask("list", host, database, options)
+    }
+
+    fn ask(&self, verb: &str, host: &str, database: &str, options: &str) -> Ran {
         let url = format!("postgresql://postgres@{host}:{}/{database}?{options}", self.port);
-        let output = program().args(["list", "--url", &url]).output().unwrap();
+        let output = program().args([verb, "--url", &url]).output().unwrap();
         Ran::from(&output)
     }
 }
@@ -137,6 +142,19 @@ fn every_sslmode_does_as_libpq_does() {
         .list("localhost", "secure", &format!("sslmode=verify-full&{wrong}"))
         .exits(1)
         .says("certificate");
+
+    // What is not checked is said, where it is not this very machine that answers.
+    let doctor = |host: &str, database: &str, options: &str| {
+        guarded.ask("doctor", host, database, options).exits(0)
+    };
+    let says = "add sslmode=verify-full";
+    doctor("127.0.0.2", "open", "sslmode=disable").prints("is not encrypted").prints(says);
+    doctor("127.0.0.2", "secure", "sslmode=require").prints("nobody checks").prints(says);
+    doctor("127.0.0.2", "secure", &format!("sslmode=verify-ca&{right}")).prints("any server with");
+    let near = doctor("127.0.0.1", "open", "sslmode=disable");
+    assert!(!near.stdout.contains("sslmode"), "{}", near.stdout);
+    doctor("127.0.0.2", "open", "sslmode=disable&host=127.0.0.1,127.0.0.2")
+        .prints("target_session_attrs=read-write");
 
     // A certificate that is over proves nothing, where one is asked for.
     let expired = format!("{directory}/expired.crt");

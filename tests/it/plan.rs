@@ -1,6 +1,6 @@
 //! What a plan says about the table's surroundings, and that it changes nothing.
 
-use crate::support::{Db, wait_for};
+use crate::support::{Db, Which, wait_for};
 
 #[test]
 fn everything_that_a_run_would_set_off_is_said_beforehand() {
@@ -207,6 +207,24 @@ fn the_roles_own_defaults_do_not_change_what_a_run_means() {
     let url = db.url.replace("postgres@", &format!("{role}@"));
     db.backfill(&["run", "dates", "--url", &url]).exits(0);
     assert_eq!(db.sql.number("select count(*) from t where v = '2026-02-03'"), 900);
+}
+
+/// From 17 on the server can end every transaction that takes long; those of a run have bounds of their own.
+#[test]
+fn the_roles_limit_on_transactions_ends_no_chunk() {
+    let db = Db::new(Which::Newest);
+    let role = format!("hasty_{}", db.name);
+    db.sql.run(&format!(
+        "create table t (id bigint primary key, v text); create role {role} login superuser; insert into t select i from generate_series(1, 60) i;
+         alter role {role} set transaction_timeout = '150ms'"
+    ));
+    let rule = "allow_volatile = true\n[[rule]]\nfill = { v = \"pg_sleep(0.01)::text || 'x'\" }\n";
+    db.spec("slow", &format!("table = \"t\"\n{rule}[limits]\nchunk_rows_max = 60\nworkers = 1\n"));
+    let url = db.url.replace("postgres@", &format!("{role}@"));
+    db.backfill(&["run", "slow", "--url", &url, "--json"]).exits(0);
+    assert_eq!(db.sql.number("select count(*) from t where v = 'x'"), 60);
+    assert_eq!(db.sql.number("select max(attempts) from backfill.chunk"), 1, "a chunk was ended");
+    assert!(db.sql.number("select max(took_ms) from backfill.chunk") > 300, "no chunk took long");
 }
 
 #[test]
