@@ -7,6 +7,7 @@
 pub mod ask;
 pub mod conninfo;
 pub mod error;
+mod hosts;
 mod libpq;
 pub mod lock;
 pub mod passfile;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod};
+use tokio::sync::OnceCell;
 use tokio_postgres::CancelToken;
 use tokio_postgres::config::LoadBalanceHosts;
 
@@ -77,18 +79,20 @@ pub struct Database {
     others: Option<Pool>,
     info: ConnInfo,
     newest: Arc<timeline::Newest>,
+    /// Whether all hosts have been looked at, where there are several.
+    looked: Arc<OnceCell<()>>,
 }
 
 impl Database {
     /// Prepares a pool of at most `size` connections; connects only when one is asked for.
     pub fn new(info: ConnInfo, size: usize) -> Result<Database, ConnectError> {
-        Database::knowing(info, size, Arc::default())
+        Database::knowing(info, size, (Arc::default(), Arc::default()))
     }
 
     fn knowing(
         info: ConnInfo,
         size: usize,
-        newest: Arc<timeline::Newest>,
+        (newest, looked): (Arc<timeline::Newest>, Arc<OnceCell<()>>),
     ) -> Result<Database, ConnectError> {
         let pool = pool(&info, info.config.clone(), size, &newest)?;
         let has_others = info.config.get_hosts().len() > 1;
@@ -97,19 +101,19 @@ impl Database {
             config.load_balance_hosts(LoadBalanceHosts::Random);
             self::pool(&info, config, size, &newest)
         });
-        Ok(Database { pool, others: others.transpose()?, info, newest })
+        Ok(Database { pool, others: others.transpose()?, info, newest, looked })
     }
 
     /// Other connections to the same database, at most `size`, which those of this pool cannot use up.
     pub fn apart(&self, size: usize) -> Result<Database, ConnectError> {
-        Database::knowing(self.info.clone(), size, self.newest.clone())
+        Database::knowing(self.info.clone(), size, (self.newest.clone(), self.looked.clone()))
     }
 
     /// Connections to another database of the same server.
     pub fn elsewhere(&self, database: &str, size: usize) -> Result<Database, ConnectError> {
         let mut info = self.info.clone();
         info.config.dbname(database);
-        Database::knowing(info, size, self.newest.clone())
+        Database::knowing(info, size, (self.newest.clone(), self.looked.clone()))
     }
 
     /// The settings as libpq's variables, for a program of PostgreSQL's own.
@@ -124,6 +128,9 @@ impl Database {
 
     /// Lends a connection.
     pub async fn get(&self) -> Result<Object, ConnectError> {
+        if self.others.is_some() {
+            self.looked.get_or_init(|| hosts::look_at_all(&self.info, &self.newest)).await;
+        }
         let mut got = self.get_from(&self.pool).await;
         let Some(others) = &self.others else { return got };
         for _ in 0..SHUFFLES {

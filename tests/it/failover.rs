@@ -58,5 +58,12 @@ fn a_run_goes_on_where_the_standby_was_promoted_and_not_on_the_old_primary() {
     assert_eq!(new.rows("select n, count(*) from t group by n"), [["1", "60000"]]);
     assert_eq!(back.number("select sum(n) from t"), left, "nobody writes to the old one");
     assert!(left > 0 && left < 60_000);
+
+    // A runner that has seen neither of them before, and finds two primaries, the old one first.
+    let mut command = program();
+    command.args(["reverse", "add"]).env("DATABASE_URL", &url).current_dir(&directory);
+    Started::new(command).wait().exits(0);
+    assert_eq!(new.rows("select n, count(*) from t group by n"), [["0", "60000"]]);
+    assert_eq!(back.number("select sum(n) from t"), left, "nobody writes to the old one");
     let _ = std::fs::remove_dir_all(directory);
 }
