@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use backfill::mutation::Step;
 use backfill::server::{Options, Server};
 use fastrand::Rng;
 use nix::sys::signal::{Signal, kill};
@@ -81,6 +82,22 @@ impl Runner {
         self.child.try_wait().expect("wait for the runner").is_some()
     }
 
+    /// Waits until it has stopped, and not ended.
+    fn stops(&mut self) -> Result<bool, String> {
+        let deadline = Instant::now() + PATIENCE;
+        let stat = format!("/proc/{}/stat", self.child.id());
+        while !self.is_over() {
+            if std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")) {
+                return Ok(true);
+            }
+            if Instant::now() > deadline {
+                return Err("a runner is stuck".to_owned());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(false)
+    }
+
     /// Its exit code; none when it was killed.
     fn wait(&mut self) -> Result<Option<i32>, String> {
         let deadline = Instant::now() + PATIENCE;
@@ -117,6 +134,7 @@ impl Campaign {
                 pooler: Pooler::is_there(),
                 clock: Clock::is_there(),
                 disk: Disk::is_there(),
+                steps: cfg!(debug_assertions),
             },
             pooler: None,
             clock: None,
@@ -191,6 +209,9 @@ impl Campaign {
 
     fn live(&mut self, history: &History) -> Verdict {
         self.drive(history, false)?;
+        if history.poison > 0 && self.rng.bool() {
+            self.command(&["retry", "job"]);
+        }
         self.check(&history.after_run())?;
         self.check_run(history)?;
         if history.is_reversed {
@@ -215,7 +236,15 @@ impl Campaign {
             let has_link = is_direct && self.rng.bool();
             let arguments: Vec<&str> =
                 verb.iter().copied().chain(["job", "--rate", &rate]).collect();
-            let mut runner = self.start(&arguments, has_link);
+            let step = (self.tools.steps && self.rng.u32(0..3) == 0).then(|| self.pick_step());
+            let is_stop = step.as_ref().is_some_and(|step| step.ends_with("stop"));
+            let mut runner = self.start(&arguments, has_link, step.as_deref());
+            if is_stop && runner.stops()? {
+                *self.counts.entry(Fault::StopAtStep).or_default() += 1;
+                let pause = Duration::from_millis(self.rng.u64(50..1_500));
+                self.replace(&mut runner, pause);
+            }
+            let mut was_killed = is_stop || step.is_none();
             while left > 0 && !runner.is_over() {
                 std::thread::sleep(Duration::from_millis(self.rng.u64(10..500)));
                 if runner.is_over() {
@@ -226,10 +255,14 @@ impl Campaign {
                 let fits = |fault: &Fault| fault.fits(history, &runner, has_standby);
                 let fault = std::iter::repeat_with(|| Fault::pick(&mut self.rng)).find(fits);
                 let fault = fault.unwrap_or(Fault::Kill);
+                was_killed |= fault == Fault::Kill;
                 *self.counts.entry(fault).or_default() += 1;
                 self.strike(fault, &mut runner, history);
             }
             let code = runner.wait()?;
+            if code.is_none() && !was_killed {
+                *self.counts.entry(Fault::KillAtStep).or_default() += 1;
+            }
             for mut zombie in std::mem::take(&mut self.zombies) {
                 zombie.wait()?;
             }
@@ -240,6 +273,13 @@ impl Campaign {
                 Some(_) => {}
             }
         }
+    }
+
+    /// A step at which a runner is to be struck, which it may never come to.
+    fn pick_step(&mut self) -> String {
+        let (_, word) = Step::ALL[self.rng.usize(0..Step::ALL.len())];
+        let how = ["kill", "kill", "stop"][self.rng.usize(0..3)];
+        format!("{word}:{}:{how}", self.rng.u32(1..12))
     }
 
     /// The next command on the way forward or back; none at the end of it.
@@ -263,7 +303,7 @@ impl Campaign {
     }
 
     /// Starts the program, behind a link of its own when asked.
-    pub fn start(&mut self, arguments: &[&str], has_link: bool) -> Runner {
+    pub fn start(&mut self, arguments: &[&str], has_link: bool, step: Option<&str>) -> Runner {
         let link = has_link.then(|| Link::start(self.server.socket_dir()));
         let mut command = Command::new(env!("CARGO_BIN_EXE_backfill"));
         for (name, _) in std::env::vars() {
@@ -272,6 +312,9 @@ impl Campaign {
             }
         }
         command.env("DATABASE_URL", self.runner_url(link.as_ref())).current_dir(&self.directory);
+        if let Some(step) = step {
+            command.env("BACKFILL_STOP_AT", step);
+        }
         if let Some(clock) = &self.clock {
             clock.wind(&mut command);
         }
@@ -286,7 +329,7 @@ impl Campaign {
 
     /// A command of an operator, to its end; whether it is refused is the program's affair.
     pub fn command(&mut self, arguments: &[&str]) {
-        let mut runner = self.start(arguments, false);
+        let mut runner = self.start(arguments, false, None);
         let _ = runner.wait();
     }
 

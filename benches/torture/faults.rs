@@ -13,6 +13,10 @@ use crate::history::{History, Key, Work};
 pub enum Fault {
     /// SIGKILL to the runner.
     Kill,
+    /// SIGKILL at a step of its work.
+    KillAtStep,
+    /// SIGSTOP at a step of its work, a second runner that takes the run over, and SIGCONT to the first.
+    StopAtStep,
     /// SIGSTOP, and SIGCONT a while later.
     Stop,
     /// SIGSTOP, a second runner that takes the run over, and SIGCONT to the first.
@@ -29,6 +33,8 @@ pub enum Fault {
     CommitCut,
     /// Nothing gets through for a while.
     Freeze,
+    /// Whatever is sent arrives late, for a while.
+    Delay,
     /// All connections are cut.
     Sever,
     /// All connections are cut, and the server does not know.
@@ -47,6 +53,8 @@ pub enum Fault {
     Cancel,
     /// `tune`.
     Tune,
+    /// `retry`, which a run at work refuses.
+    Retry,
     /// A second runner that does not take over.
     Second,
     /// The pooler is killed and started again.
@@ -58,7 +66,7 @@ pub enum Fault {
 }
 
 /// How often each is chosen, out of the sum of all.
-const SHARES: [(Fault, u32); 22] = [
+const SHARES: [(Fault, u32); 24] = [
     (Fault::Kill, 85),
     (Fault::Stop, 6),
     (Fault::TakeOver, 5),
@@ -68,6 +76,7 @@ const SHARES: [(Fault, u32); 22] = [
     (Fault::Failover, 70),
     (Fault::CommitCut, 16),
     (Fault::Freeze, 6),
+    (Fault::Delay, 6),
     (Fault::Sever, 6),
     (Fault::Orphan, 6),
     (Fault::Crowd, 3),
@@ -77,6 +86,7 @@ const SHARES: [(Fault, u32); 22] = [
     (Fault::Pause, 5),
     (Fault::Cancel, 3),
     (Fault::Tune, 6),
+    (Fault::Retry, 6),
     (Fault::Second, 5),
     (Fault::Pooler, 40),
     (Fault::Clock, 25),
@@ -103,9 +113,10 @@ impl Fault {
             Fault::Pooler => history.has_pooler,
             Fault::Clock => history.has_clock,
             Fault::DiskFull => history.is_tight,
-            Fault::CommitCut | Fault::Freeze | Fault::Sever | Fault::Orphan => {
+            Fault::CommitCut | Fault::Freeze | Fault::Delay | Fault::Sever | Fault::Orphan => {
                 runner.link.is_some()
             }
+            Fault::Retry => history.poison > 0,
             _ => true,
         }
     }
@@ -127,12 +138,10 @@ impl Campaign {
             }
             Fault::TakeOver => {
                 runner.signal(Signal::SIGSTOP);
-                let heir = self.start(&["resume", "job", "--take-over"], false);
-                let mut zombie = std::mem::replace(runner, heir);
-                std::thread::sleep(wait);
-                zombie.signal(Signal::SIGCONT);
-                self.zombies.push(zombie);
+                self.replace(runner, wait);
             }
+            // They were told when they were started.
+            Fault::KillAtStep | Fault::StopAtStep => {}
             Fault::Terminate => {
                 self.sql(&format!(
                     "select pg_terminate_backend(pid) {BACKENDS} and random() < 0.6"
@@ -143,12 +152,13 @@ impl Campaign {
             )),
             Fault::Crash => self.crash(wait / 3),
             Fault::Failover => self.fail_over(wait / 3),
-            Fault::CommitCut | Fault::Freeze | Fault::Sever | Fault::Orphan => {
+            Fault::CommitCut | Fault::Freeze | Fault::Delay | Fault::Sever | Fault::Orphan => {
                 let cuts = self.rng.u32(1..4);
                 let Some(link) = &runner.link else { return };
                 match fault {
                     Fault::CommitCut => link.cut_commits(cuts),
                     Fault::Freeze => link.freeze(wait),
+                    Fault::Delay => link.delay(wait),
                     Fault::Sever => link.sever(),
                     _ => link.orphan(wait),
                 }
@@ -176,11 +186,21 @@ impl Campaign {
                 let rate = format!("{} rows/s", history.rows / self.rng.u32(1..4));
                 self.command(&["tune", "job", "--workers", &workers, "--rate", &rate]);
             }
+            Fault::Retry => self.command(&["retry", "job"]),
             Fault::Second => self.command(&["resume", "job"]),
             Fault::Pooler => self.pooler.iter_mut().for_each(|pooler| pooler.restart(wait / 3)),
             Fault::Clock => self.clock.iter().for_each(|clock| clock.jump(&mut self.rng)),
             Fault::DiskFull => self.disk.iter().for_each(|disk| disk.fill(wait)),
         }
+    }
+
+    /// Another runner takes over from one that was stopped, which then wakes up.
+    pub fn replace(&mut self, runner: &mut Runner, pause: Duration) {
+        let heir = self.start(&["resume", "job", "--take-over"], false, None);
+        let mut zombie = std::mem::replace(runner, heir);
+        std::thread::sleep(pause);
+        zombie.signal(Signal::SIGCONT);
+        self.zombies.push(zombie);
     }
 
     fn ddl(&mut self, history: &History) {

@@ -56,12 +56,15 @@ pub struct Tools {
     pub pooler: bool,
     pub clock: bool,
     pub disk: bool,
+    /// Whether the program can be stopped at a step of its work.
+    pub steps: bool,
 }
 
 impl Tools {
     /// In words, and whether it is there.
-    pub fn each(self) -> [(&'static str, bool); 3] {
+    pub fn each(self) -> [(&'static str, bool); 4] {
         [
+            ("steps with names (--profile faults)", self.steps),
             ("PgBouncer", self.pooler),
             ("libfaketime", self.clock),
             ("a filesystem that can be mounted", self.disk),

@@ -22,6 +22,7 @@ struct Shared {
     /// COMMITs of chunks that are still to lose their answer.
     cuts: AtomicU32,
     is_frozen: AtomicBool,
+    is_slow: AtomicBool,
     /// The clients' sides of all connections, and the server's.
     open: Mutex<Vec<(TcpStream, UnixStream)>>,
     /// Server sides whose client is gone, held open.
@@ -53,6 +54,13 @@ impl Link {
         self.shared.is_frozen.store(true, Ordering::SeqCst);
         std::thread::sleep(pause);
         self.shared.is_frozen.store(false, Ordering::SeqCst);
+    }
+
+    /// Whatever is sent arrives late for a while.
+    pub fn delay(&self, pause: Duration) {
+        self.shared.is_slow.store(true, Ordering::SeqCst);
+        std::thread::sleep(pause);
+        self.shared.is_slow.store(false, Ordering::SeqCst);
     }
 
     /// Cuts all connections, for both sides to see.
@@ -130,7 +138,13 @@ fn requests(mut from_client: TcpStream, mut to_server: UnixStream, shared: &Shar
     let _ = to_server.shutdown(Shutdown::Write);
 }
 
+/// How late something is.
+const LATE: Duration = Duration::from_millis(40);
+
 fn thaw(shared: &Shared) {
+    if shared.is_slow.load(Ordering::SeqCst) {
+        std::thread::sleep(LATE);
+    }
     while shared.is_frozen.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -1,6 +1,7 @@
 //! A fault campaign: random backfills on random tables beside an application, under random faults, until the time is over.
 //!
-//! `cargo bench --bench torture -- --minutes 60 --seed 1 [--pg MAJOR] [--only SEED]`. Each history has a seed of its own, which the campaign
+//! `cargo bench --bench torture --profile faults -- --minutes 60 --seed 1 [--pg MAJOR] [--only SEED]`; in the profile of other benchmarks
+//! runners are not killed and stopped at steps that have names, for there the program knows none. Each history has a seed of its own, which the campaign
 //! prints with what was found; `--only` runs that one again. What is decided follows from the seed; what meets what in time does not, so a
 //! history may have to be run a few times. After each, every row is compared with what must have become of it, and the campaign stops at
 //! the first broken promise with database and project left to look at.
