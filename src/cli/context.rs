@@ -33,9 +33,9 @@ impl Context {
     /// Reads the settings; connects to nothing yet.
     pub(super) fn open(global: &Global) -> Result<Context, Failure> {
         let project = read_project(&global.project)?;
-        let explicit = global.url.clone().or_else(|| variable("DATABASE_URL"));
+        let explicit =
+            global.url.clone().filter(|url| !url.is_empty()).or_else(|| variable("DATABASE_URL"));
         let info = ConnInfo::resolve(explicit.as_deref(), project.url.as_deref(), &variable)?;
-        let role = Ident::new(info.config.get_user().unwrap_or_default());
         // Two connections serve every command; a run asks for more when it knows its workers.
         let database = Database::new(info, 4)?;
         let schema = project.state_schema.clone().unwrap_or_else(|| "backfill".to_owned());
@@ -43,7 +43,7 @@ impl Context {
             directory: global.project.clone(),
             project,
             database,
-            store: Store::new(Ident::new(schema), role),
+            store: Store::new(Ident::new(schema)),
             json: global.json,
             verbose: global.verbose,
         })

@@ -137,8 +137,8 @@ async fn state(ctx: &Context, client: &Object) -> Result<Vec<Finding>, Failure> 
         }
         Ok(Installed::No) => {
             let mend = match exists {
-                true => ctx.store.table_grants(),
-                false => ctx.store.schema_grants(&database.to_string()),
+                true => ctx.store.create_grants(&role.to_string()),
+                false => ctx.store.schema_grants(&database.to_string(), &role.to_string()),
             };
             findings.push(bad(
                 format!("role {role} may not create the state tables in schema {schema}"),
@@ -187,7 +187,9 @@ async fn tables(ctx: &Context, client: &Object, role: &Ident) -> Result<Option<F
     let may_use = rows.first().and_then(|row| row.get::<_, Option<bool>>(0)) != Some(false);
     Ok((!may_use).then(|| {
         let what = format!("role {role} may not use all state tables in schema {schema}");
-        bad(what, ctx.store.table_grants())
+        let role = role.to_string();
+        let grants = [ctx.store.create_grants(&role), ctx.store.table_grants(&role, false)];
+        bad(what, grants.join(" "))
     }))
 }
 

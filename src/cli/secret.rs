@@ -26,8 +26,10 @@ pub(super) fn off_the_command_line() {
     if !urls.iter().any(|(_, url)| has_password(url)) {
         return;
     }
-    let Ok(program) = std::env::current_exe() else { return };
-    let error = Command::new(program).arg0(name).args(rest).envs(urls).exec();
+    let error = match std::env::current_exe() {
+        Ok(program) => Command::new(program).arg0(name).args(rest).envs(urls).exec(),
+        Err(error) => error,
+    };
     tracing::warn!("the password of a URL shows in the list of processes ({error})");
 }
 

@@ -5,8 +5,10 @@
 //! explicit transaction. Only the run's courtesy lock needs a session, and [`lock`] knows what to do without one.
 
 pub mod ask;
+mod cancel;
 pub mod conninfo;
 pub mod error;
+pub mod grants;
 mod hosts;
 mod libpq;
 pub mod lock;
@@ -65,6 +67,14 @@ pub enum ConnectError {
         target: String,
         /// Which timelines.
         what: String,
+    },
+    /// A request to cancel could not be sent.
+    #[error("send a request to cancel to {target}: {why}")]
+    Cancel {
+        /// As above.
+        target: String,
+        /// What the system said.
+        why: String,
     },
     /// No connection came free.
     #[error("no connection to {0} within {seconds} s", seconds = CONNECT_TIMEOUT.as_secs())]
@@ -180,11 +190,7 @@ impl Database {
 
     /// Asks the server to cancel what a connection is executing. Racy by nature: the statement may end first.
     pub async fn cancel(&self, token: &CancelToken) -> Result<(), ConnectError> {
-        let tls = tls::connector(&self.info.tls)?;
-        token
-            .cancel_query(tls)
-            .await
-            .map_err(|source| ConnectError::Refused { target: self.info.target(), source })
+        cancel::cancel(&self.info, token).await
     }
 }
 

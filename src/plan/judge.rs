@@ -2,10 +2,10 @@
 
 use tokio_postgres::Client;
 
+use super::PlanError;
 use super::probe::{self, Place, Uses, judge};
 use super::statement::{Builder, Target};
 use super::table::Table;
-use super::{PlanError, grants};
 use crate::db::error::is_about_the_statement;
 use crate::db::session::Bounds;
 use crate::db::{Session, error};
@@ -90,7 +90,8 @@ pub(super) async fn check_statement(
     let at = error::position(&error).and_then(|at| at.checked_sub("EXPLAIN ".len() as u32));
     let origin = at.and_then(|at| sql.origin_of(at));
     let span = origin.unwrap_or_else(|| spec.rules[0].writes[0].value.span.clone());
-    let problem = grants::with_grants(client, probe::problem(&error, span), &error).await;
+    let problem =
+        probe::with_grants(client, probe::problem(&error, span), &error, sql.as_str()).await;
     Err(PlanError::Spec(Box::new(spec.report(vec![problem]))))
 }
 

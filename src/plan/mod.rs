@@ -9,7 +9,6 @@ mod boundaries;
 pub mod capture;
 pub mod checks;
 mod forecast;
-mod grants;
 mod guard;
 mod judge;
 mod leaves;

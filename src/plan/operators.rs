@@ -61,9 +61,27 @@ pub(super) async fn refusal(
 ) -> Result<Option<Refusal>, PlanError> {
     let lookup = |error| PlanError::Statement("look up the key's operators", error);
     session.begin_read_only(client, Bounds::LOOKUP).await.map_err(lookup)?;
-    let rows = db::ask_as_is(client, MISLED, &[(&table, Type::OID), (&index, Type::TEXT)]).await;
+    let rows = async {
+        let path = db::ask_as_is(client, "select pg_catalog.current_schemas(true)", &[]).await?;
+        let path: Vec<String> = path.first().map(|row| row.get(0)).unwrap_or_default();
+        if let Some(first) = hides_all(&path) {
+            return Ok(Err(first));
+        }
+        let params: [db::Param<'_>; 2] = [(&table, Type::OID), (&index, Type::TEXT)];
+        db::ask_as_is(client, MISLED, &params).await.map(Ok)
+    };
+    let rows = rows.await;
     client.batch_execute("ROLLBACK").await.map_err(lookup)?;
-    let rows = rows.map_err(lookup)?;
+    let rows = match rows.map_err(lookup)? {
+        Ok(rows) => rows,
+        Err(first) => {
+            let path = &session.search_path;
+            let what = format!("`search_path = {path}` leads to schema {first} before pg_catalog");
+            let why = "an operator there may be taken for one of the server's own, and chunks would skip rows";
+            let mend = "leave pg_catalog out of it: then it is searched first";
+            return Ok(Some(Refusal::new(what, why, mend)));
+        }
+    };
     let Some(row) = rows.first() else { return Ok(None) };
     let text = |i: usize| row.get::<_, String>(i);
     let (column, type_name, sign) = (text(0), text(1), text(3));
@@ -88,6 +106,12 @@ pub(super) async fn refusal(
         (false, _) => "cut by another unique index: name its columns with `key = […]`".to_owned(),
     };
     Ok(Some(Refusal::new(what, "chunks would skip rows", mend)))
+}
+
+/// The schema that a path names before `pg_catalog`, if there is one. Temporary tables come before all, and have no operators.
+fn hides_all(path: &[String]) -> Option<String> {
+    let first = path.iter().find(|schema| !schema.starts_with("pg_temp"))?;
+    (first != "pg_catalog").then(|| first.clone())
 }
 
 /// A search path as a value for `PGOPTIONS`, quoted for a shell. The server takes a blank as the end of an option unless a backslash

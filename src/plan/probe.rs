@@ -7,7 +7,7 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::{PlanError, grants};
+use super::PlanError;
 use crate::db;
 use crate::db::error;
 use crate::db::error::is_about_the_statement;
@@ -56,7 +56,7 @@ pub async fn judge(
         Err(error) if is_about_the_statement(&error) => {
             let origin = error::position(&error).and_then(|at| sql.origin_of(at));
             let problem = problem(&error, origin.unwrap_or(expr.span.clone()));
-            Ok(Err(grants::with_grants(client, problem, &error).await))
+            Ok(Err(with_grants(client, problem, &error, sql.as_str()).await))
         }
         Err(error) => Err(statement(error)),
     }
@@ -84,6 +84,19 @@ pub fn problem(error: &tokio_postgres::Error, span: std::ops::Range<usize>) -> D
     let problem = Diagnostic::new(message, span, db.message());
     match db.hint() {
         Some(hint) => problem.help(hint),
+        None => problem,
+    }
+}
+
+/// Adds to a problem of some SQL the grants that would mend it. No transaction is open.
+pub(super) async fn with_grants(
+    client: &Client,
+    problem: Diagnostic,
+    error: &tokio_postgres::Error,
+    sql: &str,
+) -> Diagnostic {
+    match db::grants::mend(client, error, sql).await {
+        Some(grants) => problem.help(grants),
         None => problem,
     }
 }

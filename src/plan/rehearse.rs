@@ -123,7 +123,11 @@ pub async fn rehearse(
     client.batch_execute("ROLLBACK").await.map_err(statement)?;
     match measured {
         Ok(rehearsal) => Ok(Ok(rehearsal)),
-        Err(error) if error.as_db_error().is_some() => Ok(Err(error::message(&error))),
+        Err(error) if error.as_db_error().is_some() => {
+            let grants = db::grants::mend(client, &error, &plan.update_statement()).await;
+            let said = [Some(error::message(&error)), grants].into_iter().flatten();
+            Ok(Err(said.collect::<Vec<_>>().join("; ")))
+        }
         Err(error) => Err(statement(error)),
     }
 }

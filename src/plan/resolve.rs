@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 
 use super::checks::choose_key;
 use super::table::{self, Table};
-use super::{PlanError, grants, probe};
+use super::{PlanError, probe};
 use crate::db::error::is_about_the_statement;
 use crate::db::session::Bounds;
 use crate::db::{self, Session};
@@ -28,7 +28,7 @@ pub(super) async fn find_table(client: &Client, spec: &Spec) -> Result<Table, Pl
         }
         Err(error) if is_about_the_statement(&error) => {
             let problem = probe::problem(&error, span);
-            Err(spec_error(grants::with_grants(client, problem, &error).await))
+            Err(spec_error(probe::with_grants(client, problem, &error, &spec.table.text).await))
         }
         Err(error) => Err(PlanError::Statement("look up the table", error)),
     }

@@ -156,6 +156,11 @@ fn missing(table: &Table, run: &Run) -> Vec<Refusal> {
     let name = table.name.plain();
     if table.oid != run.table_oid {
         let what = format!("{name} is not the table that run {} wrote", run.run_id);
+        if name != run.table_name {
+            let why =
+                format!("that was {}, and the search_path leads elsewhere now", run.table_name);
+            return vec![Refusal::new(what, why, "name the table with its schema in the spec")];
+        }
         let why = "it was dropped and created anew since";
         return vec![Refusal::new(what, why, "there is nothing to give back")];
     }
@@ -262,7 +267,7 @@ async fn had_null(
     Ok(rows.first().is_some_and(|row| row.get(0)))
 }
 
-/// CHECK constraints on this column alone that NULL does not pass.
+/// CHECK constraints on this column alone that NULL does not pass. By the session's path, as they are written: they may call what relies on it.
 async fn checks_against_null(
     client: &Client,
     table: &Table,
@@ -270,9 +275,9 @@ async fn checks_against_null(
 ) -> Result<Vec<String>, tokio_postgres::Error> {
     let sql = "select conname::text, pg_catalog.pg_get_expr(conbin, conrelid)
                  from pg_catalog.pg_constraint
-                where conrelid = $1 and contype = 'c' and conkey = array[$2]";
-    let found =
-        db::ask(client, sql, &[(&table.oid, Type::OID), (&column.attnum, Type::INT2)]).await?;
+                where conrelid = $1 and contype = 'c' and conkey operator(pg_catalog.=) array[$2]";
+    let params: [db::Param<'_>; 2] = [(&table.oid, Type::OID), (&column.attnum, Type::INT2)];
+    let found = db::ask_as_is(client, sql, &params).await?;
     let mut against = Vec::new();
     for row in found {
         let (name, condition): (String, String) = (row.get(0), row.get(1));
@@ -283,7 +288,7 @@ async fn checks_against_null(
             table.name.name
         );
         // A condition that cannot be asked this way is left to the rows themselves.
-        let asked = db::ask(client, &sql, &[]).await;
+        let asked = db::ask_as_is(client, &sql, &[]).await;
         if asked.is_ok_and(|rows| rows.first().is_some_and(|row| row.get(0))) {
             against.push(name);
         }

@@ -8,8 +8,7 @@
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
-use super::{Param, Result, Store, one};
-use crate::db;
+use super::{Param, Result, Store, StoreError, one};
 use crate::sql::{Ident, QualifiedName};
 
 /// Where the before-images of a run are, and the rows that a reverse run notes.
@@ -316,12 +315,11 @@ impl Store {
     /// Drops the before-images of a run and says so in its record, in one transaction.
     pub async fn prune(&self, client: &Client, run_id: i64) -> Result<()> {
         let images = self.images(run_id);
-        let failed = |error| self.failed("drop the before-images", error);
+        let what = "drop the before-images";
+        let failed = |error| StoreError::Statement(what, error);
         // Nobody but a reverse run reads them, so a lock that does not come at once means that one is at work.
-        let begin = db::begin_own("SET LOCAL lock_timeout = '2s'; ");
-        client.batch_execute(&begin).await.map_err(failed)?;
-        let store = self.within();
-        let done = async {
+        let how = (what, "SET LOCAL lock_timeout = '2s'; ");
+        let body = async |store: &Store| {
             let boxes = store.boxes(client, &images).await?;
             client
                 .batch_execute(&format!("drop table if exists {}", images.table))
@@ -331,12 +329,9 @@ impl Store {
                 client.batch_execute(&format!("drop type {held}")).await.map_err(failed)?;
             }
             let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
-            store.rows(client, "mark the run pruned", &self.sql.mark_pruned, &params).await
+            store.rows(client, "mark the run pruned", &store.sql.mark_pruned, &params).await
         };
-        let done = done.await;
-        let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        let ended = client.batch_execute(end).await.map_err(failed);
-        done.and(ended)
+        self.transact(client, how, body).await.map(drop)
     }
 
     /// The types made for the before-images.

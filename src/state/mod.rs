@@ -20,6 +20,7 @@ use std::sync::Arc;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
+use access::only_reads;
 pub use chunk::{Chunk, Claim, Cover, Cut, CutTo, Done, Mark, Quarantined, Sums, WalkLeft};
 pub use images::Standing;
 pub use images::{Conflict, Field, FieldType, Images, Side};
@@ -189,15 +190,13 @@ pub struct Store {
     sql: Arc<Statements>,
     /// Whether its statements are part of a transaction that is open, and not each one of its own.
     is_within: bool,
-    /// Who uses them.
-    role: Ident,
 }
 
 impl Store {
-    /// For the tables in `schema`, which need not exist yet, used by a role.
-    pub fn new(schema: Ident, role: Ident) -> Store {
+    /// For the tables in `schema`, which need not exist yet.
+    pub fn new(schema: Ident) -> Store {
         let sql = Arc::new(Statements::new(&schema));
-        Store { schema, sql, is_within: false, role }
+        Store { schema, sql, is_within: false }
     }
 
     /// The same tables, for statements that are part of the transaction that is open on the connection.
@@ -235,22 +234,20 @@ impl Store {
         sql: &str,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>> {
-        let rows = match self.is_within {
-            true => db::ask_within(client, sql, params).await,
-            false => db::ask(client, sql, params).await,
-        };
-        rows.map_err(|error| self.failed(what, error))
+        if self.is_within {
+            let rows = db::ask_within(client, sql, params).await;
+            return rows.map_err(|error| StoreError::Statement(what, error));
+        }
+        match db::ask(client, sql, params).await {
+            Ok(rows) => Ok(rows),
+            Err(error) => Err(self.explained(client, (what, error), only_reads(sql)).await),
+        }
     }
 
     /// Creates a run, and with it the place of its before-images. None when an unfinished run of the name exists.
     pub async fn create_run(&self, client: &Client, new: &NewRun<'_>) -> Result<Option<i64>> {
-        let failed = |error| self.failed("create the run", error);
-        let begin = db::begin_own("SET LOCAL lock_timeout = '5s'; ");
-        client.batch_execute(&begin).await.map_err(failed)?;
-        let created = self.within().create_run_in(client, new).await;
-        let end = if created.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        let ended = client.batch_execute(end).await.map_err(failed);
-        created.and_then(|run_id| ended.map(|()| run_id))
+        let how = ("create the run", "SET LOCAL lock_timeout = '5s'; ");
+        self.transact(client, how, async |store| store.create_run_in(client, new).await).await
     }
 
     async fn create_run_in(&self, client: &Client, new: &NewRun<'_>) -> Result<Option<i64>> {
@@ -293,7 +290,9 @@ impl Store {
             );
             let ddl = self.images(run_id).ddl(new.undo.fields, &comment, new.undo.lz4);
             let created = client.batch_execute(&ddl).await;
-            created.map_err(|error| self.failed("create the table of before-images", error))?;
+            created.map_err(|error| {
+                StoreError::Statement("create the table of before-images", error)
+            })?;
         }
         Ok(Some(run_id))
     }

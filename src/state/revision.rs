@@ -206,17 +206,11 @@ impl Store {
         who: &str,
         event: &str,
     ) -> Result<()> {
-        let failed = |error| self.failed("remove the revision", error);
-        client.batch_execute("BEGIN").await.map_err(failed)?;
-        let store = self.within();
-        let done = async {
+        let body = async |store: &Store| {
             store.drop_revision(client, &revision.id).await?;
             store.log_revision(client, who, &revision.id, event, &revision.title).await
         };
-        let done = done.await;
-        let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        let ended = client.batch_execute(end).await.map_err(failed);
-        done.and(ended)
+        self.transact(client, ("remove the revision", ""), body).await
     }
 
     /// The steps of a revision that were begun, by number.

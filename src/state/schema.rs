@@ -1,7 +1,7 @@
 //! Installing and upgrading the state tables.
 
 use tokio_postgres::Client;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 
 use super::{Result, Store, StoreError};
 use crate::db;
@@ -34,14 +34,15 @@ pub enum Installed {
 impl Store {
     /// What is installed. A newer version than this program's is an error: an older binary must not touch it.
     pub async fn installed(&self, client: &Client) -> Result<Installed> {
-        let name = format!("{}.meta", self.schema);
-        let sql = "select to_regclass($1)::text";
-        let params = [(&name as &(dyn ToSql + Sync), Type::TEXT)];
+        // By reading the catalog: what a name leads to is remembered from before another runner's installation, even behind its lock.
+        let sql = "select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                    where n.nspname = $1 and c.relname = 'meta'";
+        let params: [db::Param<'_>; 1] = [(&self.schema.as_str(), Type::TEXT)];
         let rows = self.rows(client, "look for the state tables", sql, &params).await?;
-        if rows.first().is_none_or(|row| row.get::<_, Option<String>>(0).is_none()) {
+        if rows.is_empty() {
             return Ok(Installed::No);
         }
-        let sql = format!("select version from {name}");
+        let sql = format!("select version from {}.meta", self.schema);
         let rows = self.rows(client, "read the state tables' version", &sql, &[]).await?;
         match rows.first().map(|row| row.get(0)) {
             Some(found) if found > VERSION => Err(StoreError::Newer { found, known: VERSION }),
@@ -54,16 +55,17 @@ impl Store {
     /// The statements that create the tables from nothing, for a subscriber or a DBA to run.
     pub fn ddl(&self) -> String {
         let schema = self.schema.to_string();
+        // What comes behind it in a script of another tool keeps its own.
+        let keep = "select pg_catalog.set_config('backfill.search_path', pg_catalog.current_setting('search_path'), false);";
+        let back = "select pg_catalog.set_config('search_path', pg_catalog.current_setting('backfill.search_path'), false);";
         let mut ddl = format!(
-            "set search_path = pg_catalog, pg_temp;\ncreate schema if not exists {schema};\n{}",
+            "{keep}\nset search_path = pg_catalog, pg_temp;\ncreate schema if not exists {schema};\n{}",
             self.meta_ddl()
         );
         for migration in MIGRATIONS {
             ddl.push_str(&migration.replace("{schema}", &schema));
         }
-        ddl.push_str(&format!(
-            "update {schema}.meta set version = {VERSION};\nreset search_path;\n"
-        ));
+        ddl.push_str(&format!("update {schema}.meta set version = {VERSION};\n{back}\n"));
         ddl
     }
 
@@ -81,17 +83,12 @@ impl Store {
         if self.installed(client).await? == Installed::Yes {
             return Ok(());
         }
-        let failed = |error| self.failed("install the state tables", error);
-        let begin = db::begin_own("SET LOCAL lock_timeout = '10s'; ");
-        client.batch_execute(&begin).await.map_err(failed)?;
-        let done = self.within().install_locked(client).await;
-        let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        let ended = client.batch_execute(end).await.map_err(failed);
-        done.and(ended)
+        let how = ("install the state tables", "SET LOCAL lock_timeout = '10s'; ");
+        self.transact(client, how, async |store| store.install_locked(client).await).await
     }
 
     async fn install_locked(&self, client: &Client) -> Result<()> {
-        let failed = |error| self.failed("install the state tables", error);
+        let failed = |error| StoreError::Statement("install the state tables", error);
         let class = self.lock_class(b'm');
         let lock = "select pg_catalog.pg_advisory_xact_lock($1, 0)";
         db::ask_within(client, lock, &[(&class, Type::INT4)]).await.map_err(failed)?;
@@ -116,16 +113,15 @@ impl Store {
 
     /// Creates the schema unless a DBA has: `CREATE SCHEMA IF NOT EXISTS` asks for the privilege even when it is there.
     async fn create_schema(&self, client: &Client) -> Result<()> {
-        let name = self.schema.to_string();
-        let sql = "select to_regnamespace($1)::text";
-        let rows =
-            self.rows(client, "look for the state schema", sql, &[(&name, Type::TEXT)]).await?;
-        if rows.first().is_some_and(|row| row.get::<_, Option<String>>(0).is_some()) {
+        let name = &self.schema;
+        let sql = "select from pg_catalog.pg_namespace n where n.nspname = $1";
+        let params: [db::Param<'_>; 1] = [(&name.as_str(), Type::TEXT)];
+        if !self.rows(client, "look for the state schema", sql, &params).await?.is_empty() {
             return Ok(());
         }
         client
             .batch_execute(&format!("create schema {name}"))
             .await
-            .map_err(|error| self.failed("create the state schema", error))
+            .map_err(|error| StoreError::Statement("create the state schema", error))
     }
 }

@@ -2,6 +2,8 @@
 
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
+
 use crate::support::{Db, Started, needs, wait_for};
 
 /// A process that is stopped when dropped.
@@ -45,7 +47,7 @@ fn through_pgbouncer_in_transaction_mode() {
         use std::os::unix::process::CommandExt;
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
-    let _pooler = Beside(command.spawn().unwrap());
+    let mut pooler = Beside(command.spawn().unwrap());
     wait_for("the pooler is up", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     let url = format!("postgresql://postgres@127.0.0.1:{port}/{}", db.name);
 
@@ -63,6 +65,20 @@ fn through_pgbouncer_in_transaction_mode() {
     db.backfill(&["resume", "pooled", "--url", &url]).exits(0);
     assert_eq!(db.sql.number("select count(*) from t where n <> 1"), 0);
     assert_eq!(db.sql.number("select sum(rows_done) from backfill.chunk"), 50_000);
+
+    // Statements that are cancelled, by a second Ctrl-C, end for their own session alone.
+    let rule =
+        "allow_volatile = true\n[[rule]]\nset = { n = \"n + length(pg_sleep(0.05)::text)\" }\n";
+    db.spec("slow", &format!("table = \"t\"\n{rule}[limits]\nchunk_rows_max = 400\n"));
+    let run = db.start(&["run", "slow", "--url", &url]);
+    let at_work = "select count(*) > 0 from pg_stat_activity where state = 'active' and query ~ 'pg_sleep' and pid <> pg_backend_pid()";
+    db.sql.wait_for("a chunk is at work", at_work);
+    run.signal(Signal::SIGINT);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    run.signal(Signal::SIGINT);
+    run.wait().exits(4);
+    assert!(pooler.0.try_wait().unwrap().is_none(), "the pooler has ended");
+    db.backfill(&["status", "slow", "--url", &url]).exits(0);
 }
 
 #[test]

@@ -290,3 +290,20 @@ fn an_application_that_holds_a_row_is_waited_for_and_not_stalled() {
     assert_eq!(db.sql.number("select v from t where id = 1500"), -1);
     assert_eq!(db.sql.number(LEFT), 0);
 }
+
+/// Several that are the first to come: the state tables are made once, and each of them finds them.
+#[test]
+fn the_first_runners_come_all_at_once() {
+    for _ in 0..6 {
+        let db = Db::found();
+        db.sql.run("create table t (id bigint primary key, v int); insert into t select i from generate_series(1, 50) i; analyze t");
+        db.spec("fill", "table = \"t\"\n[[rule]]\nfill = { v = \"1\" }\n");
+        let all: Vec<_> = (0..6).map(|_| db.start(&["run", "fill", "--resume"])).collect();
+        for one in all {
+            let ran = one.wait();
+            assert!([0, 3].contains(&ran.code), "{}: {}", ran.code, ran.stderr);
+        }
+        db.backfill(&["verify", "fill"]).exits(0);
+        assert_eq!(db.sql.number("select count(*) from backfill.run"), 1);
+    }
+}

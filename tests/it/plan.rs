@@ -1,6 +1,6 @@
 //! What a plan says about the table's surroundings, and that it changes nothing.
 
-use crate::support::{Db, Which, wait_for};
+use crate::support::{Db, Started, Which, wait_for};
 
 #[test]
 fn everything_that_a_run_would_set_off_is_said_beforehand() {
@@ -207,6 +207,21 @@ fn the_roles_own_defaults_do_not_change_what_a_run_means() {
     let url = db.url.replace("postgres@", &format!("{role}@"));
     db.backfill(&["run", "dates", "--url", &url]).exits(0);
     assert_eq!(db.sql.number("select count(*) from t where v = '2026-02-03'"), 900);
+}
+
+#[test]
+fn a_path_with_another_schema_before_the_servers_own_is_refused() {
+    let db = Db::found();
+    db.sql.run("create table t (id bigint primary key, v int)");
+    db.spec("fill", "table = \"t\"\n[[rule]]\nfill = { v = \"1\" }\n");
+    let plan = |path: &str| {
+        let mut command = db.command(&["plan", "fill"]);
+        command.env("PGOPTIONS", format!("-c search_path={path}"));
+        Started::new(command).wait()
+    };
+    plan("public,pg_catalog").exits(3).says("leads to schema public before pg_catalog");
+    plan("pg_catalog,public").exits(0);
+    plan("pg_temp,public").exits(0);
 }
 
 /// From 17 on the server can end every transaction that takes long; those of a run have bounds of their own.

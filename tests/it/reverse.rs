@@ -273,7 +273,7 @@ fn what_would_lose_or_falsify_a_value_is_refused() {
         table(&db);
         db.spec("x", spec);
         db.backfill(&["run", "x"]).exits(0);
-        db.sql.run(spoil);
+        db.sql.run(&spoil.replace(":db", &db.name));
         let mut ran = db.backfill(&["reverse", "x"]).exits(3);
         for word in words {
             ran = ran.says(word);
@@ -304,6 +304,19 @@ fn what_would_lose_or_falsify_a_value_is_refused() {
         FILL,
         "alter table t add constraint v_there check (v is not null)",
         &["must not be NULL now", "DROP CONSTRAINT \"v_there\";"],
+    );
+    // A condition may call what is found by the search_path alone.
+    refused(
+        FILL,
+        "create function there(text) returns boolean immutable language sql as 'select $1 is not null';
+         create function is_ok(text) returns boolean immutable language plpgsql as 'begin return there($1); end';
+         alter table t add constraint v_ok check (is_ok(v))",
+        &["must not be NULL now", "DROP CONSTRAINT \"v_ok\";"],
+    );
+    refused(
+        FILL,
+        "create schema first; create table first.t (id bigint primary key, n int, v text); alter role current_user in database :db set search_path = first, public",
+        &["is not the table", "that was public.t", "with its schema"],
     );
     refused(&format!("{DOUBLE}[undo]\nmode = \"none\"\n"), "select 1", &["kept nothing"]);
     // A column that was never NULL may become NOT NULL.

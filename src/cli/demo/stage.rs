@@ -114,7 +114,7 @@ impl Stage {
     }
 
     pub(super) fn store(&self) -> Store {
-        Store::new(Ident::new("backfill"), Ident::new("postgres"))
+        Store::new(Ident::new("backfill"))
     }
 
     /// Keys and rows done.

@@ -178,6 +178,13 @@ pub(super) struct ScratchFlags {
     pub(super) scratch_url: Option<String>,
 }
 
+impl ScratchFlags {
+    /// An empty variable is none.
+    fn url(&self) -> Option<&str> {
+        self.scratch_url.as_deref().filter(|url| !url.is_empty())
+    }
+}
+
 /// Flags of commands that change the schema.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct ChangeFlags {
@@ -274,14 +281,10 @@ pub(super) async fn migrate(ctx: &Context, command: Migrate) -> Result<Exit, Fai
             };
             upgrade::upgrade(ctx, &target, &flags).await
         }
-        Migrate::Plan { target, scratch } => {
-            lint::plan(ctx, &target, scratch.scratch_url.as_deref()).await
-        }
-        Migrate::Lint { ids, scratch } => {
-            lint::lint_all(ctx, &ids, scratch.scratch_url.as_deref()).await
-        }
+        Migrate::Plan { target, scratch } => lint::plan(ctx, &target, scratch.url()).await,
+        Migrate::Lint { ids, scratch } => lint::lint_all(ctx, &ids, scratch.url()).await,
         Migrate::Test { seed, scratch } => {
-            stairway::stairway(ctx, seed.as_deref(), scratch.scratch_url.as_deref()).await
+            stairway::stairway(ctx, seed.as_deref(), scratch.url()).await
         }
         Migrate::Downgrade { target, change, sql: true } => {
             script::downgrade(ctx, &target, &change).await

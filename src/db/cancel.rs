@@ -1,0 +1,131 @@
+//! Asking the server to cancel what a connection is executing.
+//!
+//! The driver's own request closes its side at once. `PgBouncer` 1.18 takes that for a client in a state that cannot be, and ends, with
+//! the connections of every other client. So the request is sent here, and its connection stays open until the other side closes it, as
+//! libpq's does.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::CancelToken;
+use tokio_postgres::config::Host;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{ConnInfo, ConnectError, tls};
+
+/// How long one host may take to close the request's connection.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// Sends the request. Of several hosts nobody knows which one the connection goes to; the others do not know its key.
+pub(super) async fn cancel(info: &ConnInfo, token: &CancelToken) -> Result<(), ConnectError> {
+    let tls = tls::connector(&info.tls)?;
+    let (ports, addresses) = (info.config.get_ports(), info.config.get_hostaddrs());
+    let mut failed = None;
+    let mut was_sent = false;
+    for (i, host) in info.config.get_hosts().iter().enumerate() {
+        let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
+        let to = match (host, addresses.get(i)) {
+            (Host::Tcp(_), Some(address)) => To::Address(address.to_string(), port),
+            (Host::Tcp(name), None) => To::Address(name.clone(), port),
+            (Host::Unix(path), _) => To::Socket(path.join(format!(".s.PGSQL.{port}"))),
+        };
+        let name = match host {
+            Host::Tcp(name) => name.as_str(),
+            Host::Unix(_) => "",
+        };
+        let sent = tokio::select! {
+            sent = send(to, (name, tls.clone()), token) => sent,
+            () = tokio::time::sleep(CLOSE_MAX) => Err("no answer".to_owned()),
+        };
+        match sent {
+            Ok(()) => was_sent = true,
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed.filter(|_| !was_sent) {
+        Some(error) => Err(ConnectError::Cancel { target: info.target(), why: error }),
+        None => Ok(()),
+    }
+}
+
+/// Where a host is.
+enum To {
+    Address(String, u16),
+    Socket(std::path::PathBuf),
+}
+
+async fn send(
+    to: To,
+    (host, tls): (&str, MakeRustlsConnect),
+    token: &CancelToken,
+) -> Result<(), String> {
+    let io = |error: io::Error| error.to_string();
+    match to {
+        To::Address(name, port) => {
+            let stream = TcpStream::connect((name.as_str(), port)).await.map_err(io)?;
+            over(stream, (host, tls), token).await
+        }
+        To::Socket(path) => {
+            let stream = UnixStream::connect(path).await.map_err(io)?;
+            over(stream, (host, tls), token).await
+        }
+    }
+}
+
+async fn over<S>(
+    stream: S,
+    (host, mut tls): (&str, MakeRustlsConnect),
+    token: &CancelToken,
+) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connect = MakeTlsConnect::<Patient<S>>::make_tls_connect(&mut tls, host);
+    let connect = connect.map_err(|error| error.to_string())?;
+    token.cancel_query_raw(Patient(stream), connect).await.map_err(|error| error.to_string())
+}
+
+/// A stream that is shut down by the other side alone.
+struct Patient<S>(S);
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    /// Waits for the end of what the other side says.
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut space = [0; 64];
+            let mut buffer = ReadBuf::new(&mut space);
+            match ready!(Pin::new(&mut self.0).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                // A server may well reset what it has no more use for.
+                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
