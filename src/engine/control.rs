@@ -34,6 +34,9 @@ pub(super) fn tuned_limits(base: &Limits, tuned: &Tuned, now: Timestamp) -> Limi
     }
 }
 
+/// What a run does that has no chunk to do, and is not idle.
+const LOOKING: &str = "looking for rows that the walk has left to do";
+
 impl Dispatcher<'_> {
     /// A signal arrived: drain with the first, cancel on the server with the second.
     pub(super) async fn signalled(&mut self) {
@@ -74,6 +77,7 @@ impl Dispatcher<'_> {
                     self.listener.hear(&Event::Looking {});
                 }
                 self.look = token;
+                self.is_unpublished = true;
                 self.cancel_look().await;
             }
             Note::Written(seq) => {
@@ -181,9 +185,11 @@ impl Dispatcher<'_> {
         let verdict = self.pacing.verdict();
         let spent = self.pacing.spent();
         let window = self.pacing.window();
+        let is_looking = self.look.is_some() && matches!(verdict, Verdict::Proceed);
+        let reason = if is_looking { LOOKING } else { verdict.reason() };
         let paced = Paced {
             verdict: verdict.word(),
-            reason: verdict.reason(),
+            reason,
             by: verdict.cause().map(|cause| cause.by.as_str()),
             window: window.map(|(name, until)| (name.as_str(), until.as_deref())),
             spent: &spent,

@@ -368,6 +368,9 @@ fn a_look_that_takes_long_is_ended_by_a_stop() {
         "the look is under way",
         "select count(*) > 0 from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()",
     );
+    wait_for("others see what it does", || {
+        db.status("fill")["throttle"]["reason"] == "looking for rows that the walk has left to do"
+    });
     run.signal(Signal::SIGINT);
     run.wait().exits(4).says("backfill resume fill");
     db.sql.wait_for(
