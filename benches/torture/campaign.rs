@@ -476,6 +476,13 @@ impl Campaign {
                 ),
             ),
         ];
+        promises.push((
+            "tables are left behind",
+            "select count(*) from pg_class c where c.relnamespace = 'backfill'::regnamespace and c.relkind = 'r'
+                and c.relname not in ('meta', 'run', 'chunk', 'quarantine', 'conflict', 'log', 'revision', 'revision_step', 'revision_log', 'gate')
+                and not exists (select from backfill.run r where c.relname = 'before_image_' || r.run_id and r.undo = 'capture')"
+                .to_owned(),
+        ));
         let images = self.rows(&format!(
             "select 'backfill.before_image_' || run_id from backfill.run where run_id = {newest} and undo = 'capture'"
         ))?;

@@ -170,17 +170,15 @@ impl Plan {
     /// found by their keys, whatever partition they are in.
     pub(super) fn set_leaves_of(&mut self, run: &Run, by_images: bool) -> Result<(), PlanError> {
         let reason = || Err("as the run began".to_owned());
-        let by_leaf = run.leaves.as_ref().filter(|leaves| leaves.walked() == 0);
+        let by_leaf = run.leaves.as_ref().filter(|_| !run.is_walked());
         let Some(leaves) = by_leaf else {
             self.leaves = self.leaves.take().map(|_| reason());
             return Ok(());
         };
         if let Some(obstacle) = self.leaf_obstacle().filter(|_| !by_images) {
-            return Err(PlanError::Refused(vec![Refusal::new(
-                obstacle.what.clone(),
-                format!("run {} writes each partition by its own name", run.run_id),
-                "undo that, or do what it says; then go on",
-            )]));
+            let why = format!("run {} writes each partition by its own name", run.run_id);
+            let mend = "undo that, or do what it says; then go on";
+            return Err(Refusal::new(obstacle.what.clone(), why, mend).into());
         }
         let found = self.leaves.take().and_then(Result::ok);
         let sample = found.and_then(|found| found.sample);

@@ -77,6 +77,12 @@ pub enum PlanError {
     Statement(&'static str, #[source] tokio_postgres::Error),
 }
 
+impl From<Refusal> for PlanError {
+    fn from(refusal: Refusal) -> PlanError {
+        PlanError::Refused(vec![refusal])
+    }
+}
+
 /// What a run will do.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -145,7 +151,7 @@ async fn usable_server(client: &Client) -> Result<Server, PlanError> {
     let lookup = |error| PlanError::Statement("look up the server", error);
     let server = surroundings::server(client).await.map_err(lookup)?;
     match server_refusal(&server) {
-        Some(refusal) => Err(PlanError::Refused(vec![refusal])),
+        Some(refusal) => Err(refusal.into()),
         None => Ok(server),
     }
 }
@@ -170,12 +176,11 @@ impl Plan {
         if !refusals.is_empty() {
             return Err(PlanError::Refused(refusals));
         }
-        let (key, index) =
-            choose_key(&table, spec).map_err(|refusal| PlanError::Refused(vec![refusal]))?;
+        let (key, index) = choose_key(&table, spec)?;
         let misled =
             operators::refusal(client, &session, (table.oid, &index.name), Some(&server.role));
         if let Some(refusal) = misled.await? {
-            return Err(PlanError::Refused(vec![refusal]));
+            return Err(refusal.into());
         }
         let uses = judge_all(client, &session, spec, &table).await?;
         let key = order::spread(client, &session, &table, key).await?;
@@ -236,11 +241,10 @@ impl Plan {
         if accepted.only_reads {
             return Ok(plan);
         }
-        let refused = |refusal| PlanError::Refused(vec![refusal]);
-        plan.set_way(None).map_err(refused)?;
+        plan.set_way(None)?;
         let mut misled = guard::guard(client, &plan).await?;
         if misled.is_some() && plan.way.is_physical && spec.order.kind != Kind::Physical {
-            plan.set_way(Some(false)).map_err(refused)?;
+            plan.set_way(Some(false))?;
             misled = guard::guard(client, &plan).await?;
         }
         plan.warnings.extend(checks::fill_warning(
@@ -253,7 +257,7 @@ impl Plan {
                 tracing::warn!("{}: {}", refusal.what, refusal.why);
                 Ok(plan)
             }
-            Some(refusal) => Err(refused(refusal)),
+            Some(refusal) => Err(refusal.into()),
             None => Ok(plan),
         }
     }

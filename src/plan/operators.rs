@@ -46,7 +46,7 @@ impl Plan {
         session: &Session,
     ) -> Result<(), PlanError> {
         match refusal(client, session, (self.table.oid, &self.index), None).await? {
-            Some(refusal) => Err(PlanError::Refused(vec![refusal])),
+            Some(refusal) => Err(refusal.into()),
             None => Ok(()),
         }
     }

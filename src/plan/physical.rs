@@ -102,7 +102,7 @@ impl Plan {
 
     /// Goes on as a run in physical order began; refuses when the spec has become one whose rows must not be met twice.
     pub(super) fn set_walk_of(&mut self, run: &Run) -> Result<(), Refusal> {
-        let leaves = run.leaves.as_ref().filter(|leaves| leaves.walked() > 0);
+        let leaves = run.leaves.as_ref().filter(|_| run.is_walked());
         if let (Some(_), Some(why)) = (leaves, self.no_places()) {
             return Err(Refusal::new(
                 format!("run {} goes by place in the heap: {why}", run.run_id),

@@ -107,7 +107,7 @@ impl Plan {
         };
         plan.tree = plan.find_tree(client).await?;
         plan.set_leaves_of(taken.run, taken.run.undo.mode == UndoMode::Capture)?;
-        plan.set_walk_of(taken.run).map_err(|refusal| PlanError::Refused(vec![refusal]))?;
+        plan.set_walk_of(taken.run)?;
         Ok(plan)
     }
 

@@ -32,12 +32,12 @@ impl Plan {
         self.set_leaves_of(run, false)?;
         let rows = (self.table_rows - passed).max(self.rows_to_do);
         self.way = self
-            .choose_way(rows, Some(run.leaves.as_ref().is_some_and(|leaves| leaves.walked() > 0)))
+            .choose_way(rows, Some(run.is_walked()))
             .unwrap_or_else(|refusal| Way::by_key(refusal.what));
         if !is_its_key && !self.key.is_spread() {
             self.way = Way::by_key("as the run began".to_owned());
         }
-        self.set_walk_of(run).map_err(|refusal| PlanError::Refused(vec![refusal]))?;
+        self.set_walk_of(run)?;
         Ok(self)
     }
 

@@ -248,6 +248,11 @@ impl Run {
     pub fn is_reverse(&self) -> bool {
         self.reverses.is_some()
     }
+
+    /// Whether it goes through the table by place first.
+    pub fn is_walked(&self) -> bool {
+        self.leaves.as_ref().is_some_and(|leaves| leaves.walked() > 0)
+    }
 }
 
 /// How a run can be taken back.
