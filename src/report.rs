@@ -28,6 +28,9 @@ const LISTED: i64 = 20;
 pub struct Report {
     /// The spec's name.
     pub name: String,
+    /// Whether progress is that of a walk through the table's pages.
+    #[serde(skip)]
+    pub by_pages: bool,
     /// The run.
     pub run_id: i64,
     /// `forward` or `reverse`.
@@ -173,6 +176,9 @@ impl Report {
         };
         let share =
             (sums.keys_done > 0 && is_known).then(|| sums.rows_done as f64 / sums.keys_done as f64);
+        // Pages hold more or less than they are thought to; but no more rows are written than there are.
+        let most =
+            if run.is_walked() { run.table_rows_estimate.max(sums.rows_done) } else { i64::MAX };
         let is_waiting = is_live && !run.state.is_final();
         let throttle = run.last.throttle.clone().filter(|_| is_waiting);
         let (verdict, reason) = throttle.unwrap_or(("none".to_owned(), String::new()));
@@ -184,7 +190,9 @@ impl Report {
             conflicts: store.conflicts(client, run.run_id, LISTED).await?,
             state: state_word(run.state, is_live).to_owned(),
             rows_done: sums.rows_done,
-            rows_total_estimate: share.map(|share| sums.rows_done + (left as f64 * share) as i64),
+            rows_total_estimate: share
+                .map(|share| (sums.rows_done + (left as f64 * share) as i64).min(most)),
+            by_pages: run.is_walked() && !run.fully_cut,
             chunks_done: sums.chunks_done,
             chunks_failed: sums.chunks_failed,
             chunks_pending: sums.chunks_pending,

@@ -212,6 +212,9 @@ impl From<ConnectError> for Failure {
         {
             return failure.hint(grant);
         }
+        if let ConnectError::Closed(_) = error {
+            return failure.hint("let the role in there, or take that host out of the URL");
+        }
         failure.hint(
             "check the URL (--url, DATABASE_URL, PG*, backfill.toml) and try `backfill doctor`",
         )

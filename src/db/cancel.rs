@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_postgres::CancelToken;
 use tokio_postgres::config::Host;
 use tokio_postgres::tls::MakeTlsConnect;
@@ -21,12 +23,14 @@ use super::{ConnInfo, ConnectError, tls};
 /// How long one host may take to close the request's connection.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
+/// How long the others may take when one has.
+const OTHERS_MAX: Duration = Duration::from_millis(500);
+
 /// Sends the request. Of several hosts nobody knows which one the connection goes to; the others do not know its key.
 pub(super) async fn cancel(info: &ConnInfo, token: &CancelToken) -> Result<(), ConnectError> {
     let tls = tls::connector(&info.tls)?;
     let (ports, addresses) = (info.config.get_ports(), info.config.get_hostaddrs());
-    let mut failed = None;
-    let mut was_sent = false;
+    let mut requests = JoinSet::new();
     for (i, host) in info.config.get_hosts().iter().enumerate() {
         let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
         let to = match (host, addresses.get(i)) {
@@ -35,21 +39,29 @@ pub(super) async fn cancel(info: &ConnInfo, token: &CancelToken) -> Result<(), C
             (Host::Unix(path), _) => To::Socket(path.join(format!(".s.PGSQL.{port}"))),
         };
         let name = match host {
-            Host::Tcp(name) => name.as_str(),
-            Host::Unix(_) => "",
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(_) => String::new(),
         };
+        let (tls, token) = (tls.clone(), token.clone());
+        requests.spawn(async move { send(to, (&name, tls), &token).await });
+    }
+    let mut failed = "no answer".to_owned();
+    let mut until = Instant::now() + CLOSE_MAX;
+    let mut was_sent = false;
+    loop {
         let sent = tokio::select! {
-            sent = send(to, (name, tls.clone()), token) => sent,
-            () = tokio::time::sleep(CLOSE_MAX) => Err("no answer".to_owned()),
+            sent = requests.join_next() => sent,
+            () = tokio::time::sleep_until(until) => None,
         };
         match sent {
-            Ok(()) => was_sent = true,
-            Err(error) => failed = Some(error),
+            Some(Ok(Ok(()))) => {
+                (was_sent, until) = (true, until.min(Instant::now() + OTHERS_MAX));
+            }
+            Some(Ok(Err(error))) => failed = error,
+            Some(Err(_)) => {}
+            None if was_sent => return Ok(()),
+            None => return Err(ConnectError::Cancel { target: info.target(), why: failed }),
         }
-    }
-    match failed.filter(|_| !was_sent) {
-        Some(error) => Err(ConnectError::Cancel { target: info.target(), why: error }),
-        None => Ok(()),
     }
 }
 

@@ -44,7 +44,15 @@ const KINDS: [(&[&str], &str); 5] = [
 
 /// What would mend an error about a privilege, for SQL that was refused. None where nobody can tell. No transaction is open.
 pub async fn mend(client: &Client, error: &Error, sql: &str) -> Option<String> {
-    let (kind, name) = denied(error)?;
+    if sqlstate(error) != Some("42501") {
+        return None;
+    }
+    mend_words(client, error.as_db_error()?.message(), sql).await
+}
+
+/// As [`mend`], by the words of an error.
+pub async fn mend_words(client: &Client, words: &str, sql: &str) -> Option<String> {
+    let (kind, name) = denied_in(words)?;
     let (_, query) = KINDS.iter().find(|(kinds, _)| kinds.contains(&kind))?;
     let path = ask_as_is(client, "select pg_catalog.current_schemas(true)", &[]).await.ok()?;
     let path: Vec<String> = path.first()?.get(0);
@@ -54,7 +62,8 @@ pub async fn mend(client: &Client, error: &Error, sql: &str) -> Option<String> {
     let is_relation = matches!(kind, "table" | "view" | "materialized view" | "foreign table");
     if is_relation && !is_named(sql, name) {
         return Some(format!(
-            "{name} is read on behalf of somebody else: the owner of the view or the function that reads it needs SELECT on it"
+            "{name} is not named in the SQL: a trigger or a function uses it, and the role needs what that does there (INSERT, SELECT, …); \
+             or a view does, and its owner needs SELECT"
         ));
     }
     let meant = meant(&found, (sql, name), &path);
@@ -72,7 +81,13 @@ pub fn denied(error: &Error) -> Option<(&'static str, &str)> {
     if sqlstate(error) != Some("42501") {
         return None;
     }
-    let words = error.as_db_error()?.message().strip_prefix("permission denied for ")?;
+    denied_in(error.as_db_error()?.message())
+}
+
+fn denied_in(words: &str) -> Option<(&'static str, &str)> {
+    let words = words.strip_prefix("permission denied for ")?;
+    // As messages of this program have it.
+    let words = words.split_once(" (SQLSTATE").map_or(words, |(words, _)| words);
     let kinds = KINDS.iter().flat_map(|(kinds, _)| *kinds).chain(&["database"]);
     let name = |kind: &'static str| Some((kind, words.strip_prefix(kind)?.strip_prefix(' ')?));
     let (kind, name) = kinds.copied().find_map(name)?;
@@ -82,7 +97,7 @@ pub fn denied(error: &Error) -> Option<(&'static str, &str)> {
 
 /// Of the things of a name those that are meant: the qualified ones, or else those that the path comes to first.
 fn meant(found: &[(String, String)], (sql, name): (&str, &str), path: &[String]) -> Vec<String> {
-    let is_qualified = |(schema, _): &&(String, String)| is_named(sql, &format!("{schema}.{name}"));
+    let is_qualified = |(schema, _): &&(String, String)| is_named(sql, &[schema, name].join("."));
     let qualified: Vec<_> = found.iter().filter(is_qualified).collect();
     let first = path.iter().find(|at| found.iter().any(|(schema, _)| schema == *at));
     let mut meant: Vec<String> = match (qualified.is_empty(), first) {
@@ -127,6 +142,22 @@ mod tests {
         assert_eq!(meant(&["c"], "select from x"), "grant c");
         assert_eq!(meant(&["c", "d"], "select from x"), "");
         assert_eq!(meant(&["b", "b"], "select x(1)"), "grant b grant b");
+    }
+
+    #[test]
+    fn what_is_denied_is_read_from_the_words() {
+        let denied = |words: &'static str| denied_in(words).map(|(k, n)| format!("{k}:{n}"));
+        assert_eq!(denied("permission denied for table a b"), Some("table:a b".into()));
+        assert_eq!(
+            denied("permission denied for materialized view v"),
+            Some("materialized view:v".into())
+        );
+        assert_eq!(denied("permission denied for database \"d\""), Some("database:d".into()));
+        assert_eq!(
+            denied("permission denied for sequence s (SQLSTATE 42501)"),
+            Some("sequence:s".into())
+        );
+        assert_eq!(denied("permission denied to create role"), None);
     }
 
     #[test]

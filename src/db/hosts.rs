@@ -3,41 +3,102 @@
 
 use std::time::Duration;
 
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::error::{message, sqlstate};
 use super::timeline::{self, Newest};
 use super::{ConnInfo, tls};
 
-/// How long a host may take. One that does not answer in that time does not hold up every command.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// How long a host may take to take a connection. One that does not even do that is down, or out of reach.
+const REACH_MAX: Duration = Duration::from_secs(2);
 
-/// Takes in the timelines of all hosts that are primaries now. A host that cannot be asked is left out.
-pub(super) async fn look_at_all(info: &ConnInfo, newest: &Newest) {
-    let Ok(tls) = tls::connector(&info.tls) else { return };
+/// How long one that took the connection may take to answer: as long as any, for a primary that was promoted a moment ago is slow.
+const ANSWER_MAX: Duration = super::CONNECT_TIMEOUT;
+
+/// What a host says of itself.
+enum Seen {
+    /// It is a primary of this timeline; of none where it does not tell, or is a standby.
+    Timeline(Option<u32>),
+    /// It is not there.
+    Down(String),
+    /// It is there, and nobody can ask it.
+    Closed(String),
+}
+
+/// Takes in the timelines of all hosts that are primaries now. A host that is down is left out; one that is there and cannot be asked might
+/// be the newer one, and then nothing may be sent to another: which it is, and why.
+pub(super) async fn look_at_all(info: &ConnInfo, newest: &Newest) -> Option<String> {
+    let tls = tls::connector(&info.tls).ok()?;
     let mut looks = JoinSet::new();
     for config in each(&info.config) {
         let tls = tls.clone();
-        looks.spawn(async move {
-            tokio::select! {
-                found = ask(config, tls) => found,
-                () = tokio::time::sleep(ANSWER_MAX) => None,
-            }
-        });
+        looks.spawn(async move { (shown(&config), ask(config, tls).await) });
     }
-    while let Some(found) = looks.join_next().await {
-        if let Ok(Some(found)) = found {
-            newest.supersedes(found);
+    let mut closed = None;
+    while let Some(looked) = looks.join_next().await {
+        match looked {
+            Ok((_, Seen::Timeline(found))) => {
+                found.map(|found| newest.supersedes(found));
+            }
+            Ok((host, Seen::Down(why))) => tracing::info!("{host} is left out: {why}"),
+            Ok((host, Seen::Closed(why))) => closed = Some(format!("{host}: {why}")),
+            Err(_) => {}
         }
+    }
+    closed
+}
+
+async fn ask(config: Config, tls: MakeRustlsConnect) -> Seen {
+    let reached = tokio::select! {
+        reached = reach(&config) => reached,
+        () = tokio::time::sleep(REACH_MAX) => Err("it takes no connection".to_owned()),
+    };
+    if let Err(why) = reached {
+        return Seen::Down(why);
+    }
+    let asked = async {
+        let (client, connection) = config.connect(tls).await?;
+        tokio::spawn(connection);
+        Ok::<_, tokio_postgres::Error>(timeline::of(&client).await)
+    };
+    let asked = tokio::select! {
+        asked = asked => asked,
+        () = tokio::time::sleep(ANSWER_MAX) => return Seen::Down("it does not answer".to_owned()),
+    };
+    match asked {
+        Ok(timeline) => Seen::Timeline(timeline),
+        // It is starting or shutting down; a primary at work is neither.
+        Err(error) if sqlstate(&error) == Some("57P03") => Seen::Down(message(&error)),
+        Err(error) => Seen::Closed(message(&error)),
     }
 }
 
-async fn ask(config: Config, tls: MakeRustlsConnect) -> Option<u32> {
-    let (client, connection) = config.connect(tls).await.ok()?;
-    tokio::spawn(connection);
-    timeline::of(&client).await
+/// Whether there is somebody who takes connections.
+async fn reach(config: &Config) -> Result<(), String> {
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    let reached = match (config.get_hosts().first(), config.get_hostaddrs().first()) {
+        (_, Some(address)) => TcpStream::connect((*address, port)).await.map(drop),
+        (Some(Host::Tcp(name)), None) => TcpStream::connect((name.as_str(), port)).await.map(drop),
+        (Some(Host::Unix(path)), None) => {
+            UnixStream::connect(path.join(format!(".s.PGSQL.{port}"))).await.map(drop)
+        }
+        (None, None) => Ok(()),
+    };
+    reached.map_err(|error| error.to_string())
+}
+
+/// A host and its port, for people.
+fn shown(config: &Config) -> String {
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    match config.get_hosts().first() {
+        Some(Host::Tcp(name)) => format!("{name}:{port}"),
+        Some(Host::Unix(path)) => format!("{}:{port}", path.display()),
+        None => format!("?:{port}"),
+    }
 }
 
 /// The settings of each host by itself.
@@ -67,7 +128,7 @@ fn each(config: &Config) -> Vec<Config> {
             one.options(options);
         }
         one.ssl_mode(config.get_ssl_mode()).channel_binding(config.get_channel_binding());
-        one.application_name("backfill").connect_timeout(ANSWER_MAX);
+        one.application_name("backfill");
         one
     };
     config.get_hosts().iter().enumerate().map(one).collect()

@@ -68,6 +68,9 @@ pub enum ConnectError {
         /// Which timelines.
         what: String,
     },
+    /// One of several hosts is there and cannot be asked whether it is the newer primary.
+    #[error("one of the hosts cannot be asked whether it is the newest primary: {0}")]
+    Closed(String),
     /// A request to cancel could not be sent.
     #[error("send a request to cancel to {target}: {why}")]
     Cancel {
@@ -81,6 +84,8 @@ pub enum ConnectError {
     Timeout(String),
 }
 
+type Looked = Arc<OnceCell<Option<String>>>;
+
 /// The program's connections to one database.
 #[derive(Clone)]
 pub struct Database {
@@ -89,8 +94,8 @@ pub struct Database {
     others: Option<Pool>,
     info: ConnInfo,
     newest: Arc<timeline::Newest>,
-    /// Whether all hosts have been looked at, where there are several.
-    looked: Arc<OnceCell<()>>,
+    /// That all hosts have been looked at, where there are several; and one that is there and cannot be asked.
+    looked: Looked,
 }
 
 impl Database {
@@ -102,7 +107,7 @@ impl Database {
     fn knowing(
         info: ConnInfo,
         size: usize,
-        (newest, looked): (Arc<timeline::Newest>, Arc<OnceCell<()>>),
+        (newest, looked): (Arc<timeline::Newest>, Looked),
     ) -> Result<Database, ConnectError> {
         let pool = pool(&info, info.config.clone(), size, &newest)?;
         let has_others = info.config.get_hosts().len() > 1;
@@ -139,7 +144,10 @@ impl Database {
     /// Lends a connection.
     pub async fn get(&self) -> Result<Object, ConnectError> {
         if self.others.is_some() {
-            self.looked.get_or_init(|| hosts::look_at_all(&self.info, &self.newest)).await;
+            let look = || hosts::look_at_all(&self.info, &self.newest);
+            if let Some(closed) = self.looked.get_or_init(look).await {
+                return Err(ConnectError::Closed(closed.clone()));
+            }
         }
         let mut got = self.get_from(&self.pool).await;
         let Some(others) = &self.others else { return got };

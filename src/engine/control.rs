@@ -50,7 +50,7 @@ impl Dispatcher<'_> {
             let tokens: Vec<_> =
                 self.in_flight.values().filter_map(|chunk| chunk.token.clone()).collect();
             for token in tokens {
-                self.cancel(&token).await;
+                self.cancel(&token);
             }
         }
     }
@@ -60,7 +60,7 @@ impl Dispatcher<'_> {
         match note {
             Note::Begun(seq, token) => {
                 if *self.stop.borrow() == Stop::Cancel {
-                    self.cancel(&token).await;
+                    self.cancel(&token);
                 }
                 if let Some(in_flight) = self.in_flight.get_mut(&seq) {
                     in_flight.token = Some(token);
@@ -91,14 +91,18 @@ impl Dispatcher<'_> {
     /// Ends a look that nobody waits for any more; it writes nothing.
     async fn cancel_look(&self) {
         if let Some(token) = self.look.as_ref().filter(|_| self.ending.is_some()) {
-            self.cancel(token).await;
+            self.cancel(token);
         }
     }
 
-    pub(super) async fn cancel(&self, token: &tokio_postgres::CancelToken) {
-        if let Err(error) = self.work.database.cancel(token).await {
-            tracing::warn!(error = %error, "a statement could not be cancelled on the server");
-        }
+    /// Beside everything else: a host that is down must not hold up what is to end.
+    pub(super) fn cancel(&self, token: &tokio_postgres::CancelToken) {
+        let (database, token) = (self.work.database.clone(), token.clone());
+        tokio::spawn(async move {
+            if let Err(error) = database.cancel(&token).await {
+                tracing::warn!(error = %error, "a statement could not be cancelled on the server");
+            }
+        });
     }
 
     /// Once a second: requests, the clock, the signals, what other sessions may see, and the courtesy lock.

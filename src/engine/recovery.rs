@@ -5,8 +5,9 @@ use tokio::time::Instant;
 use super::dispatcher::{Dispatcher, Ending};
 use super::retry::{ABSENCE_MAX, Action, decide, is_deadly, jitter};
 use super::{Fault, Setback, Stop, halving};
-use crate::db::Class;
+use crate::db::{Class, grants};
 use crate::event::Event;
+use crate::key::Form;
 use crate::state::Chunk;
 
 /// Attempts on a chunk that holds no row and fails all the same (a trigger for the whole statement, say).
@@ -74,7 +75,8 @@ impl Dispatcher<'_> {
             }
             Action::Fail => {
                 self.queue.push_front(chunk);
-                self.end(Ending::Fail(fault.message));
+                let message = self.with_grant(fault).await;
+                self.end(Ending::Fail(message));
             }
         }
     }
@@ -215,6 +217,19 @@ impl Dispatcher<'_> {
         self.queue.forget(chunk.seq);
         self.audit("chunk failed", &format!("chunk {}: {}", chunk.seq, fault.message)).await;
         self.listener.hear(&Event::ChunkFailed { seq: chunk.seq, error: fault.message.clone() });
+    }
+
+    /// What a fault says; where a privilege is missing, with the grant.
+    async fn with_grant(&self, fault: Fault) -> String {
+        if fault.sqlstate.as_deref() != Some("42501") {
+            return fault.message;
+        }
+        let Ok(client) = self.work.database.get().await else { return fault.message };
+        let sql = self.work.sql.update.get(Form::WHOLE);
+        match grants::mend_words(&client, &fault.message, sql).await {
+            Some(grant) => format!("{}; {grant}", fault.message),
+            None => fault.message,
+        }
     }
 
     /// A step of the recovery itself met an error: the chunk waits and starts over; what became of the step shows then.

@@ -183,7 +183,7 @@ impl Dispatcher<'_> {
         self.vacuums.is_unwanted.store(true, Ordering::SeqCst);
         // Behind a pooler the vacuum's session may have ended a moment ago and be a chunk's by now.
         if let Some(token) = self.vacuums.token.clone().filter(|_| !self.is_pooled()) {
-            self.cancel(&token).await;
+            self.cancel(&token);
         }
     }
 

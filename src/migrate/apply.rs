@@ -207,7 +207,7 @@ impl Runner<'_> {
                 .map_err(around("commit the revision's record")),
             Err(error) => {
                 self.roll_back().await?;
-                Err(error)
+                Err(self.explained(error).await)
             }
         }
     }
@@ -245,6 +245,16 @@ impl Runner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// An error of a transaction that is rolled back; where a privilege on the state tables is missing, with the grant.
+    pub(super) async fn explained(&self, error: ApplyError) -> ApplyError {
+        match error {
+            ApplyError::Store(StoreError::Statement(what, error)) => {
+                self.store.explained(self.client, (what, error), false).await.into()
+            }
+            other => other,
+        }
     }
 
     pub(super) async fn roll_back(&self) -> Applied<()> {

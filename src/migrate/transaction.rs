@@ -51,6 +51,7 @@ impl Runner<'_> {
                     }
                     Err(error) => {
                         self.roll_back().await?;
+                        let error = self.explained(error).await;
                         if !is_about_locks(&error) {
                             return Err(error);
                         }

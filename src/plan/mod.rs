@@ -12,7 +12,7 @@ mod forecast;
 mod guard;
 mod judge;
 mod leaves;
-mod operators;
+pub mod operators;
 mod order;
 mod physical;
 pub mod probe;
@@ -169,7 +169,9 @@ impl Plan {
         let session = Session::read(client).await.map_err(lookup)?;
         let table = find_table(client, spec).await?;
         let written = check_columns(spec, &table)?;
-        let mut refusals = table_refusals(&table, &server, &written);
+        // Whoever only looks need not be able to write.
+        let wanted = if accepted.only_reads { &[] } else { written.as_slice() };
+        let mut refusals = table_refusals(&table, &server, wanted);
         let published =
             surroundings::publications_of_target(client, &table.name).await.map_err(lookup)?;
         refusals.extend(identity_refusal(&table, &published));
@@ -186,7 +188,9 @@ impl Plan {
         let key = order::spread(client, &session, &table, key).await?;
         let targets = targets(&table, &written);
         let builder = Builder::new(spec, &table.name, &key, &targets);
-        check_statement(client, &session, spec, &builder).await?;
+        if !accepted.only_reads {
+            check_statement(client, &session, spec, &builder).await?;
+        }
         let back = spec.way_back();
         let back_columns = back.as_ref().map(|back| check_columns(back, &table)).transpose()?;
         let back_targets = self::targets(&table, &back_columns.unwrap_or_default());
@@ -196,7 +200,7 @@ impl Plan {
             leaf: None,
             ..builder
         });
-        if let Some(back) = &back {
+        if let Some(back) = back.as_ref().filter(|_| !accepted.only_reads) {
             judge_all(client, &session, back.spec, &table).await?;
             check_statement(client, &session, back.spec, back).await?;
         }

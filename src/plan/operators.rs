@@ -109,7 +109,7 @@ pub(super) async fn refusal(
 }
 
 /// The schema that a path names before `pg_catalog`, if there is one. Temporary tables come before all, and have no operators.
-fn hides_all(path: &[String]) -> Option<String> {
+pub fn hides_all(path: &[String]) -> Option<String> {
     let first = path.iter().find(|schema| !schema.starts_with("pg_temp"))?;
     (first != "pg_catalog").then(|| first.clone())
 }

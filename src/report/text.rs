@@ -26,7 +26,8 @@ impl Report {
             let _ = writeln!(text, "  {label:<12} {value}");
         };
         line("table", self.table.clone());
-        line("progress", format!("{:.1} % of the keys", self.percent()));
+        let of = if self.by_pages { "pages" } else { "keys" };
+        line("progress", format!("{:.1} % of the {of}", self.percent()));
         line("rows", format!("{} written, {total} in all", number(self.rows_done)));
         line(
             "chunks",

@@ -63,7 +63,7 @@ impl Store {
     }
 
     /// A failed statement; where a privilege is missing, with the grant. No transaction is open.
-    pub(super) async fn explained(
+    pub async fn explained(
         &self,
         client: &Client,
         (what, error): (&'static str, Error),

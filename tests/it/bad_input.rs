@@ -416,9 +416,11 @@ fn as_told(db: &Db, role: &str, arguments: &[&str]) -> usize {
             let Some(begin) = begin else { continue };
             for statement in line[begin..].split_inclusive(';') {
                 let statement = statement.trim().trim_start_matches("or: ");
-                assert!(is_grant(statement) && statement.ends_with(';'), "{statement}");
-                db.sql.run(statement);
-                told += 1;
+                if is_grant(statement) {
+                    assert!(statement.ends_with(';'), "{statement}");
+                    db.sql.run(statement);
+                    told += 1;
+                }
             }
         }
         assert!(told > 0, "no statement is named:\n{text}");
@@ -458,6 +460,16 @@ fn one_privilege_after_the_other_is_asked_for_by_its_grant() {
         db.spec("odd", "table = '\"s 1\".\"a table\"'\n[[rule]]\nfill = { k = \"'a'\" }\n");
         assert_eq!(as_told(&db, &first, &["run", "odd", "--accept-blind"]), 3);
 
+        // What only a row asks for, which no look beforehand has seen.
+        db.sql.run("create sequence \"App\".sq; create table \"App\".counted (id bigint primary key, n bigint); insert into \"App\".counted values (1)");
+        db.sql.run(&format!("grant select, update (n) on \"App\".counted to {first}"));
+        db.spec("count", "table = '\"App\".counted'\nallow_volatile = true\n[[rule]]\nfill = { n = \"nextval('\\\"App\\\".sq')\" }\n");
+        assert_eq!(as_told(&db, &first, &["run", "count", "--resume", "--accept-blind"]), 1);
+
+        // Whoever looks whether it is done need not be able to write.
+        db.sql.run(&format!("revoke update on \"App\".counted from {first}; revoke update (n) on \"App\".counted from {first}"));
+        assert_eq!(as_told(&db, &first, &["verify", "count"]), 0);
+
         // What a view reads is for its owner to read; and nobody is told to open what has only the same name.
         db.spec("view", &spec.replace("App\".src", "App\".shown").replace("s.name", "s.c"));
         db.sql.run(&format!(
@@ -466,7 +478,7 @@ fn one_privilege_after_the_other_is_asked_for_by_its_grant() {
         let mut command = db.command(&["plan", "view"]);
         let url = db.url.replace("postgres@", &format!("{first}@"));
         let ran = Ran::from(&command.env("DATABASE_URL", &url).output().unwrap()).exits(2);
-        ran.says("the owner of the view or the function that reads it needs SELECT");
+        ran.says("hidden is not named in the SQL").says("its owner needs SELECT");
         for role in [&first, &second] {
             let other = "select has_table_privilege($1, 'other.src', 'select') or has_function_privilege($1, 'other.f(text)', 'execute')";
             assert_eq!(db.sql.text(&other.replace("$1", &format!("'{role}'"))), "f");

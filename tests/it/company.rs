@@ -71,7 +71,7 @@ fn through_pgbouncer_in_transaction_mode() {
         "allow_volatile = true\n[[rule]]\nset = { n = \"n + length(pg_sleep(0.05)::text)\" }\n";
     db.spec("slow", &format!("table = \"t\"\n{rule}[limits]\nchunk_rows_max = 400\n"));
     let run = db.start(&["run", "slow", "--url", &url]);
-    let at_work = "select count(*) > 0 from pg_stat_activity where state = 'active' and query ~ 'pg_sleep' and pid <> pg_backend_pid()";
+    let at_work = "select count(*) > 0 from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()";
     db.sql.wait_for("a chunk is at work", at_work);
     run.signal(Signal::SIGINT);
     std::thread::sleep(std::time::Duration::from_millis(100));

@@ -65,5 +65,27 @@ fn a_run_goes_on_where_the_standby_was_promoted_and_not_on_the_old_primary() {
     Started::new(command).wait().exits(0);
     assert_eq!(new.rows("select n, count(*) from t group by n"), [["0", "60000"]]);
     assert_eq!(back.number("select sum(n) from t"), left, "nobody writes to the old one");
+
+    // Where the new one is there and does not let the role in, nobody can know that it is the newer one, and the old one is not taken.
+    for sql in [&new, &back] {
+        sql.run("create role op superuser login");
+    }
+    let hba = standby.socket_dir().join("data/pg_hba.conf");
+    let rules = std::fs::read_to_string(&hba).unwrap();
+    std::fs::write(&hba, format!("local all op reject\n{rules}")).unwrap();
+    new.run("select pg_reload_conf()");
+    let as_op = url.replace("postgres@", "op@");
+    let list = || {
+        let mut command = program();
+        command.arg("list").env("DATABASE_URL", &as_op).current_dir(&directory);
+        Started::new(command).wait()
+    };
+    wait_for("the role is kept out", || list().code == 1);
+    list().says("cannot be asked whether it is the newest primary").says("let the role in there");
+    // One that is not there at all is left out.
+    drop(new);
+    let mut standby = standby;
+    standby.crash().unwrap();
+    list().exits(0).prints("add");
     let _ = std::fs::remove_dir_all(directory);
 }

@@ -8,11 +8,12 @@ use tokio_postgres::types::Type;
 
 use super::super::context::Context;
 use super::super::failure::{Failure, statement};
-use super::{Finding, good, warning};
+use super::{Finding, bad, good, warning};
 use crate::db;
 use crate::db::tls::Verify;
 use crate::engine::pool_size;
 use crate::event::duration;
+use crate::plan::operators::hides_all;
 use crate::sql::Ident;
 
 /// All of it.
@@ -122,7 +123,7 @@ async fn clocks(client: &Object) -> Result<Option<Finding>, Failure> {
 /// Schemas of the search path in which others may create: names in the author's SQL may come to mean theirs.
 async fn open_schemas(client: &Object) -> Result<Vec<Finding>, Failure> {
     let look = || statement("look up who may create in the search_path");
-    let path = "select pg_catalog.current_schemas(false)";
+    let path = "select pg_catalog.current_schemas(true)";
     let rows = db::ask_as_is(client, path, &[]).await.map_err(look())?;
     let path: Vec<String> = rows.first().map(|row| row.get(0)).unwrap_or_default();
     let sql = "select n.nspname::text, g.grantee = 0, coalesce(r.rolname::text, '')
@@ -133,6 +134,15 @@ async fn open_schemas(client: &Object) -> Result<Vec<Finding>, Failure> {
                   and r.rolname is distinct from current_user and not coalesce(r.rolsuper, false)
                 order by 1, 2, 3";
     let rows = db::ask(client, sql, &[(&path, Type::TEXT_ARRAY)]).await.map_err(look())?;
+    let hidden = hides_all(&path).map(|first| {
+        bad(
+            format!(
+                "the search_path leads to schema {} before pg_catalog: no run is begun by it",
+                Ident::new(first)
+            ),
+            "leave pg_catalog out of it: then it is searched first",
+        )
+    });
     let finding = |row: &tokio_postgres::Row| {
         let schema = Ident::new(row.get::<_, String>(0));
         let (who, grantee) = match row.get(1) {
@@ -150,7 +160,7 @@ async fn open_schemas(client: &Object) -> Result<Vec<Finding>, Failure> {
             format!("REVOKE CREATE ON SCHEMA {schema} FROM {grantee};"),
         )
     };
-    Ok(rows.iter().map(finding).collect())
+    Ok(hidden.into_iter().chain(rows.iter().map(finding)).collect())
 }
 
 #[cfg(test)]

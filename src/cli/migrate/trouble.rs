@@ -8,7 +8,7 @@ use crate::diagnostic::{Diagnostic, Report};
 use crate::engine::Stop;
 use crate::migrate::apply::{ApplyError, Work};
 use crate::migrate::file::Statement;
-use crate::state::Direction;
+use crate::state::{Direction, StoreError};
 
 /// Where statements stand.
 pub(super) struct Place<'a> {
@@ -93,6 +93,11 @@ pub(super) fn failure(place: &Place<'_>, error: &ApplyError, session: &Session) 
         ApplyError::Invalid(i, _) => {
             pointing(place, statement(*i), "the index stays invalid", "built, but invalid")
                 .hint(again)
+        }
+        ApplyError::Store(StoreError::Forbidden { mend, .. }) => {
+            Failure::from_error(Kind::Failed, error)
+                .hint(mend.clone())
+                .hint(format!("then: {again}"))
         }
         ApplyError::Around(..) | ApplyError::Store(_) => Failure::from_error(Kind::Failed, error)
             .hint(format!("what is done is recorded, the same command goes on: {again}")),
