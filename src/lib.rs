@@ -39,7 +39,7 @@
 //! 8. Events and counters are made from what has been committed.
 //! 9. What is unsafe is refused before the first write, with the mending command.
 //! 10. SQL is built from quoted identifiers and the spec's own expressions; values are parameters. What the program asks for itself is
-//!     resolved in `pg_catalog` alone ([`db::ask`]), so that nobody's function or operator can come in between.
+//!     resolved in `pg_catalog` alone ([`mod@db::ask`]), so that nobody's function or operator can come in between.
 //! 11. A before-image is the row as it was locked, never as a snapshot saw it: locked = saved = written, or the chunk starts over.
 //! 12. A reverse run is a run whose chunks are already cut. It gives a row back only if it still holds, to the byte, what was written.
 //! 13. A schema step's statement is marked done in its own transaction. What stands outside of one is looked up in the catalogs after
