@@ -264,7 +264,7 @@ fn build(
 }
 
 /// A dead network is noticed within about 25 s on both sides.
-fn keep_alive(config: &mut Config) {
+pub(super) fn keep_alive(config: &mut Config) {
     config
         .keepalives_idle(Duration::from_secs(10))
         .keepalives_interval(Duration::from_secs(5))

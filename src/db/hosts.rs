@@ -9,6 +9,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::conninfo::keep_alive;
 use super::error::{message, sqlstate};
 use super::timeline::{self, Newest};
 use super::{ConnInfo, tls};
@@ -29,32 +30,55 @@ enum Seen {
     Closed(String),
 }
 
-/// Takes in the timelines of all hosts that are primaries now. A host that is down is left out; one that is there and cannot be asked might
-/// be the newer one, and then nothing may be sent to another: which it is, and why.
-pub(super) async fn look_at_all(info: &ConnInfo, newest: &Newest) -> Option<String> {
-    let tls = tls::connector(&info.tls).ok()?;
+/// What a look at all hosts has found.
+#[derive(Default)]
+pub(super) struct Look {
+    /// A host that is there and cannot be asked. It might be the newer one, so that nothing may be sent to another: which it is, and why.
+    pub(super) closed: Option<String>,
+    /// Where others do not answer, the settings of one that does: the newest primary of them.
+    pub(super) best: Option<Config>,
+}
+
+/// Takes in the timelines of all hosts that are primaries now. A host that is down is left out.
+pub(super) async fn look_at_all(info: &ConnInfo, newest: &Newest) -> Look {
+    let mut look = Look::default();
+    let Ok(tls) = tls::connector(&info.tls) else { return look };
     let mut looks = JoinSet::new();
     for config in each(&info.config) {
         let tls = tls.clone();
-        looks.spawn(async move { (shown(&config), ask(config, tls).await) });
+        looks.spawn(async move { (ask(&config, tls).await, config) });
     }
-    let mut closed = None;
+    let (mut answered, mut is_any_missing) = (Vec::new(), false);
     while let Some(looked) = looks.join_next().await {
         match looked {
-            Ok((_, Seen::Timeline(found))) => {
+            Ok((Seen::Timeline(found), config)) => {
                 found.map(|found| newest.supersedes(found));
+                answered.push((found, config));
             }
-            Ok((host, Seen::Down(why))) => tracing::info!("{host} is left out: {why}"),
-            Ok((host, Seen::Closed(why))) => closed = Some(format!("{host}: {why}")),
+            Ok((Seen::Down(why), config)) => {
+                tracing::info!("{} is left out: {why}", shown(&config));
+                is_any_missing = true;
+            }
+            Ok((Seen::Closed(why), config)) => {
+                look.closed = Some(format!("{}: {why}", shown(&config)));
+            }
             Err(_) => {}
         }
     }
-    closed
+    if is_any_missing {
+        // Asked whatever it is; used only for what the URL asks for.
+        let best = answered.into_iter().max_by_key(|(found, _)| *found);
+        look.best = best.map(|(_, mut config)| {
+            config.target_session_attrs(info.config.get_target_session_attrs());
+            config
+        });
+    }
+    look
 }
 
-async fn ask(config: Config, tls: MakeRustlsConnect) -> Seen {
+async fn ask(config: &Config, tls: MakeRustlsConnect) -> Seen {
     let reached = tokio::select! {
-        reached = reach(&config) => reached,
+        reached = reach(config) => reached,
         () = tokio::time::sleep(REACH_MAX) => Err("it takes no connection".to_owned()),
     };
     if let Err(why) = reached {
@@ -67,14 +91,26 @@ async fn ask(config: Config, tls: MakeRustlsConnect) -> Seen {
     };
     let asked = tokio::select! {
         asked = asked => asked,
-        () = tokio::time::sleep(ANSWER_MAX) => return Seen::Down("it does not answer".to_owned()),
+        () = tokio::time::sleep(ANSWER_MAX) => {
+            tracing::warn!("{} takes connections and does not answer; better take it out of the URL", shown(config));
+            return Seen::Down("it does not answer".to_owned());
+        }
     };
     match asked {
         Ok(timeline) => Seen::Timeline(timeline),
         // It is starting or shutting down; a primary at work is neither.
         Err(error) if sqlstate(&error) == Some("57P03") => Seen::Down(message(&error)),
+        // What hangs up is a proxy with nobody behind it; a server says why, or cannot agree on encryption.
+        Err(error) if error.as_db_error().is_none() && !is_about_tls(&error) => {
+            Seen::Down(message(&error))
+        }
         Err(error) => Seen::Closed(message(&error)),
     }
+}
+
+/// The driver has no other sign of it than its words.
+fn is_about_tls(error: &tokio_postgres::Error) -> bool {
+    error.to_string().contains("TLS")
 }
 
 /// Whether there is somebody who takes connections.
@@ -129,6 +165,10 @@ fn each(config: &Config) -> Vec<Config> {
         }
         one.ssl_mode(config.get_ssl_mode()).channel_binding(config.get_channel_binding());
         one.application_name("backfill");
+        if let Some(timeout) = config.get_connect_timeout() {
+            one.connect_timeout(*timeout);
+        }
+        keep_alive(&mut one);
         one
     };
     config.get_hosts().iter().enumerate().map(one).collect()

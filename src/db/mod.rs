@@ -17,13 +17,15 @@ pub mod session;
 mod timeline;
 pub mod tls;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, TimeoutType,
+};
 use tokio::sync::OnceCell;
-use tokio_postgres::CancelToken;
 use tokio_postgres::config::LoadBalanceHosts;
+use tokio_postgres::{CancelToken, Config};
 
 pub use ask::{
     Param, ask, ask_as_is, ask_set, ask_set_as_is, ask_within, begin_own, find_relation,
@@ -79,12 +81,23 @@ pub enum ConnectError {
         /// What the system said.
         why: String,
     },
+    /// A host takes connections, or not even that, and does not answer.
+    #[error("no answer from {0} within {seconds} s", seconds = CONNECT_TIMEOUT.as_secs())]
+    Silent(String),
     /// No connection came free.
     #[error("no connection to {0} within {seconds} s", seconds = CONNECT_TIMEOUT.as_secs())]
     Timeout(String),
 }
 
-type Looked = Arc<OnceCell<Option<String>>>;
+/// What is known of the hosts, for all connections of the program.
+#[derive(Default)]
+struct Known {
+    newest: Arc<timeline::Newest>,
+    /// That all of several hosts have been looked at; and one that is there and cannot be asked.
+    looked: OnceCell<Option<String>>,
+    /// Where some do not answer, one that does.
+    best: Mutex<Option<Config>>,
+}
 
 /// The program's connections to one database.
 #[derive(Clone)]
@@ -92,43 +105,39 @@ pub struct Database {
     pool: Pool,
     /// The same hosts in any order: where the first one has been replaced, another is looked for.
     others: Option<Pool>,
+    /// The one that answers where others do not.
+    best: Arc<Mutex<Option<Pool>>>,
     info: ConnInfo,
-    newest: Arc<timeline::Newest>,
-    /// That all hosts have been looked at, where there are several; and one that is there and cannot be asked.
-    looked: Looked,
+    known: Arc<Known>,
 }
 
 impl Database {
     /// Prepares a pool of at most `size` connections; connects only when one is asked for.
     pub fn new(info: ConnInfo, size: usize) -> Result<Database, ConnectError> {
-        Database::knowing(info, size, (Arc::default(), Arc::default()))
+        Database::knowing(info, size, Arc::default())
     }
 
-    fn knowing(
-        info: ConnInfo,
-        size: usize,
-        (newest, looked): (Arc<timeline::Newest>, Looked),
-    ) -> Result<Database, ConnectError> {
-        let pool = pool(&info, info.config.clone(), size, &newest)?;
+    fn knowing(info: ConnInfo, size: usize, known: Arc<Known>) -> Result<Database, ConnectError> {
+        let pool = pool(&info, info.config.clone(), size, &known.newest)?;
         let has_others = info.config.get_hosts().len() > 1;
         let others = has_others.then(|| {
             let mut config = info.config.clone();
             config.load_balance_hosts(LoadBalanceHosts::Random);
-            self::pool(&info, config, size, &newest)
+            self::pool(&info, config, size, &known.newest)
         });
-        Ok(Database { pool, others: others.transpose()?, info, newest, looked })
+        Ok(Database { pool, others: others.transpose()?, best: Arc::default(), info, known })
     }
 
     /// Other connections to the same database, at most `size`, which those of this pool cannot use up.
     pub fn apart(&self, size: usize) -> Result<Database, ConnectError> {
-        Database::knowing(self.info.clone(), size, (self.newest.clone(), self.looked.clone()))
+        Database::knowing(self.info.clone(), size, self.known.clone())
     }
 
     /// Connections to another database of the same server.
     pub fn elsewhere(&self, database: &str, size: usize) -> Result<Database, ConnectError> {
         let mut info = self.info.clone();
         info.config.dbname(database);
-        Database::knowing(info, size, (self.newest.clone(), self.looked.clone()))
+        Database::knowing(info, size, self.known.clone())
     }
 
     /// The settings as libpq's variables, for a program of PostgreSQL's own.
@@ -138,35 +147,74 @@ impl Database {
 
     /// Ends all connections that are not lent.
     pub fn close(&self) {
-        self.pools().for_each(Pool::close);
+        self.pools().for_each(|pool| pool.close());
     }
 
     /// Lends a connection.
     pub async fn get(&self) -> Result<Object, ConnectError> {
-        if self.others.is_some() {
-            let look = || hosts::look_at_all(&self.info, &self.newest);
-            if let Some(closed) = self.looked.get_or_init(look).await {
-                return Err(ConnectError::Closed(closed.clone()));
-            }
+        let Some(others) = &self.others else { return self.get_from(&self.pool).await };
+        if let Some(closed) = self.known.looked.get_or_init(|| self.look()).await {
+            return Err(ConnectError::Closed(closed.clone()));
+        }
+        if let Some(got) = self.get_from_best().await {
+            return got;
         }
         let mut got = self.get_from(&self.pool).await;
-        let Some(others) = &self.others else { return got };
         for _ in 0..SHUFFLES {
             if !matches!(got, Err(ConnectError::Superseded { .. })) {
                 break;
             }
             got = self.get_from(others).await;
         }
+        // The first host takes connections and does not answer any more: another one may.
+        if matches!(got, Err(ConnectError::Silent(_))) && self.look().await.is_none() {
+            return self.get_from_best().await.unwrap_or(got);
+        }
         got
     }
 
-    fn pools(&self) -> impl Iterator<Item = &Pool> {
-        [&self.pool].into_iter().chain(&self.others)
+    /// Looks at all hosts: one that is there and cannot be asked.
+    async fn look(&self) -> Option<String> {
+        let look = hosts::look_at_all(&self.info, &self.known.newest).await;
+        *locked(&self.known.best) = look.best;
+        look.closed
+    }
+
+    /// Where some hosts do not answer, a connection to one that does. When it does not either, all are tried again.
+    async fn get_from_best(&self) -> Option<Result<Object, ConnectError>> {
+        let pool = {
+            let mut best = locked(&self.best);
+            if best.is_none() {
+                let mut config = locked(&self.known.best).clone()?;
+                if let Some(database) = self.info.config.get_dbname() {
+                    config.dbname(database);
+                }
+                let size = self.pool.status().max_size;
+                *best = self::pool(&self.info, config, size, &self.known.newest).ok();
+            }
+            best.clone()?
+        };
+        match self.get_from(&pool).await {
+            Err(
+                ConnectError::Refused { .. }
+                | ConnectError::Silent(_)
+                | ConnectError::Superseded { .. },
+            ) => {
+                *locked(&self.best) = None;
+                *locked(&self.known.best) = None;
+                None
+            }
+            got => Some(got),
+        }
+    }
+
+    fn pools(&self) -> impl Iterator<Item = Pool> {
+        [self.pool.clone()].into_iter().chain(self.others.clone()).chain(locked(&self.best).clone())
     }
 
     /// The timeline that all its new connections write; none where the server does not tell.
     pub fn timeline(&self) -> Option<u32> {
-        self.newest.get()
+        self.known.newest.get()
     }
 
     async fn get_from(&self, pool: &Pool) -> Result<Object, ConnectError> {
@@ -176,6 +224,9 @@ impl Database {
             PoolError::Backend(source) => ConnectError::Refused { target: target(), source },
             PoolError::PostCreateHook(HookError::Message(what)) if what != SILENT => {
                 ConnectError::Superseded { target: target(), what: what.into_owned() }
+            }
+            PoolError::PostCreateHook(_) | PoolError::Timeout(TimeoutType::Create) => {
+                ConnectError::Silent(target())
             }
             _ => ConnectError::Timeout(target()),
         })
@@ -205,9 +256,13 @@ impl Database {
 /// Hosts tried in any order before giving up, where those in order lead to an old primary: with two of them one is missed in a thousand.
 const SHUFFLES: usize = 10;
 
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn pool(
     info: &ConnInfo,
-    config: tokio_postgres::Config,
+    config: Config,
     size: usize,
     newest: &Arc<timeline::Newest>,
 ) -> Result<Pool, ConnectError> {

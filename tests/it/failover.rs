@@ -87,5 +87,19 @@ fn a_run_goes_on_where_the_standby_was_promoted_and_not_on_the_old_primary() {
     let mut standby = standby;
     standby.crash().unwrap();
     list().exits(0).prints("add");
+    // Neither does one hold up the others that takes connections and never answers, though it stands first.
+    standby.restart().unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let url = format!(
+        "host=127.0.0.1,{},{} port={port},5432,5432 user=postgres dbname=postgres target_session_attrs=read-write",
+        old.socket_dir().display(),
+        standby.socket_dir().display()
+    );
+    let mut command = program();
+    command.args(["status", "add", "--json"]).env("DATABASE_URL", &url).current_dir(&directory);
+    let told = Started::new(command).wait().exits(0);
+    assert_eq!(told.json()["direction"], "reverse", "the old one was asked");
+    assert!(told.stderr.contains("does not answer"), "{}", told.stderr);
     let _ = std::fs::remove_dir_all(directory);
 }
