@@ -304,6 +304,6 @@ fn the_first_runners_come_all_at_once() {
             assert!([0, 3].contains(&ran.code), "{}: {}", ran.code, ran.stderr);
         }
         db.backfill(&["verify", "fill"]).exits(0);
-        assert_eq!(db.sql.number("select count(*) from backfill.run"), 1);
+        assert_eq!(db.sql.number("select count(*) from backfill.meta"), 1);
     }
 }
