@@ -99,7 +99,7 @@ impl Runner {
     }
 
     /// Its exit code; none when it was killed.
-    fn wait(&mut self) -> Result<Option<i32>, String> {
+    pub fn wait(&mut self) -> Result<Option<i32>, String> {
         let deadline = Instant::now() + PATIENCE;
         while !self.is_over() {
             if Instant::now() > deadline {
@@ -392,7 +392,7 @@ impl Campaign {
     }
 
     /// The rows of the last statement as text, by a connection of our own that is made anew when it is lost.
-    fn rows(&mut self, sql: &str) -> Result<Vec<Vec<String>>, String> {
+    pub fn rows(&mut self, sql: &str) -> Result<Vec<Vec<String>>, String> {
         let deadline = Instant::now() + PATIENCE;
         while self.client.as_ref().is_none_or(Client::is_closed) {
             if Instant::now() > deadline {
@@ -443,75 +443,6 @@ impl Campaign {
                 host(standby)
             ),
         }
-    }
-
-    /// Counts the rows that break a promise.
-    fn check(&mut self, promises: &[(&'static str, String)]) -> Verdict {
-        for (promise, sql) in promises {
-            let broken = self.rows(sql)?;
-            if broken[0][0] != "0" {
-                return Err(format!("{promise}: {} rows\n  {sql}", broken[0][0]));
-            }
-        }
-        let rows: u64 = self.rows("select count(*) from t")?[0][0].parse().unwrap_or(0);
-        self.rows_checked += rows;
-        Ok(())
-    }
-
-    /// The chunk map is whole, every before-image is there, and no row is aside but those that cannot be written.
-    fn check_run(&mut self, history: &History) -> Verdict {
-        let newest = "(select max(run_id) from backfill.run)";
-        let mut promises = vec![
-            (
-                "chunks are not done",
-                format!(
-                    "select count(*) from backfill.chunk where run_id = {newest} and state <> 'done'"
-                ),
-            ),
-            (
-                "rows are aside that could be written",
-                format!(
-                    "select case when {} = 0 then count(*) else 0 end from backfill.quarantine",
-                    history.poison
-                ),
-            ),
-        ];
-        promises.push((
-            "tables are left behind",
-            "select count(*) from pg_class c where c.relnamespace = 'backfill'::regnamespace and c.relkind = 'r'
-                and c.relname not in ('meta', 'run', 'chunk', 'quarantine', 'conflict', 'log', 'revision', 'revision_step', 'revision_log', 'gate')
-                and not exists (select from backfill.run r where c.relname = 'before_image_' || r.run_id and r.undo = 'capture')"
-                .to_owned(),
-        ));
-        let images = self.rows(&format!(
-            "select 'backfill.before_image_' || run_id from backfill.run where run_id = {newest} and undo = 'capture'"
-        ))?;
-        if let Some(images) = images.first() {
-            let told = format!(
-                "select abs((select coalesce(sum(rows), 0) from {} where side <> 'new')
-                          - (select coalesce(sum(rows_done), 0) from backfill.chunk where run_id = {newest}))",
-                images[0]
-            );
-            promises.push(("before-images are missing or too many", told));
-        }
-        self.check(&promises)
-    }
-
-    /// Nothing of the program is left on the server.
-    fn check_leftovers(&mut self) -> Verdict {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let left = "select count(*) from pg_stat_activity where datname = current_database() and application_name like 'backfill%'";
-        let locks = "select count(*) from pg_locks where locktype = 'advisory'
-                      and database = (select oid from pg_database where datname = current_database())";
-        for (what, sql) in [("connections", left), ("locks", locks)] {
-            while self.rows(sql)?[0][0] != "0" {
-                if Instant::now() > deadline {
-                    return Err(format!("{what} are left behind"));
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        }
-        Ok(())
     }
 
     /// Where to look at what a broken promise left.

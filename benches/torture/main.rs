@@ -18,6 +18,7 @@ mod campaign;
 mod faults;
 mod history;
 mod link;
+mod promises;
 
 use std::time::{Duration, Instant};
 
