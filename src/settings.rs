@@ -16,6 +16,9 @@ use crate::signal;
 use crate::units::{DURATION_HELP, WORKERS_MAX, parse_chunk_time, parse_duration, parse_workers};
 use crate::vacuum;
 
+/// Workers of a run that nobody gives a number of: one waits for its COMMIT while the other is at work.
+pub const WORKERS: u32 = 2;
+
 /// Where a setting came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -193,7 +196,7 @@ impl Limits {
             Setting { value, origin }
         }
         Limits {
-            workers: pick(layers, 2, |l| l.workers),
+            workers: pick(layers, WORKERS, |l| l.workers),
             rate: pick(layers, Budget::UNLIMITED, |l| l.rate),
             chunk_time: pick(layers, Duration::from_millis(500), |l| l.chunk_time),
             chunk_rows_max: pick(layers, 50_000, |l| l.chunk_rows_max),

@@ -34,6 +34,16 @@ impl fmt::Display for Ident {
     }
 }
 
+/// Whether a text has a name in it that is not a part of a longer one.
+pub fn holds_word(text: &str, name: &str) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '"');
+    text.match_indices(name).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let behind = text[at + name.len()..].chars().next();
+        !before.is_some_and(is_word) && !behind.is_some_and(is_word)
+    })
+}
+
 /// A schema-qualified relation, type or function name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QualifiedName {

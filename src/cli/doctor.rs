@@ -124,7 +124,10 @@ async fn state(ctx: &Context, client: &Object) -> Result<Vec<Finding>, Failure> 
     let database = Ident::new(row.get::<_, String>(4));
     let mut findings = Vec::new();
     match ctx.store.installed(client).await {
-        Ok(Installed::Yes) => findings.push(good(format!("state tables are in schema {schema}"))),
+        Ok(Installed::Yes) => {
+            findings.push(good(format!("state tables are in schema {schema}")));
+            findings.extend(tables(ctx, client, &role).await?);
+        }
         Ok(Installed::Older(version)) => {
             findings.push(good(format!(
                 "state tables are of version {version}; the next run upgrades them"
@@ -156,9 +159,6 @@ async fn state(ctx: &Context, client: &Object) -> Result<Vec<Finding>, Failure> 
             "volatile functions in a spec cannot be found without temporary objects",
             format!("GRANT TEMPORARY ON DATABASE {database} TO {role};"),
         ));
-    }
-    if let Ok(Installed::Yes) = ctx.store.installed(client).await {
-        findings.extend(tables(ctx, client, &role).await?);
     }
     let publications = surroundings::publications_of_state(client, schema, row.get(6)).await;
     let publications = publications.map_err(statement("look up publications"))?;

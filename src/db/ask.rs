@@ -20,31 +20,11 @@ const OWN_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 
 /// Runs a statement of our own on a connection with no open transaction, as a transaction of its own.
 pub async fn ask(client: &Client, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
-    ask_set(client, "", sql, params).await
+    ask_apart(client, &begin_own(""), sql, params).await
 }
 
-/// As [`ask`], with further settings: `SET LOCAL …; `.
-pub async fn ask_set(
-    client: &Client,
-    settings: &str,
-    sql: &str,
-    params: &[Param<'_>],
-) -> Result<Vec<Row>, Error> {
-    apart(client, &begin_own(settings), sql, params).await
-}
-
-/// As [`ask_set`], for a statement with SQL of the author in it: by the session's `search_path`.
-pub async fn ask_set_as_is(
-    client: &Client,
-    settings: &str,
-    sql: &str,
-    params: &[Param<'_>],
-) -> Result<Vec<Row>, Error> {
-    apart(client, &format!("BEGIN; {settings}"), sql, params).await
-}
-
-/// A transaction of one statement, all of which travels at once.
-async fn apart(
+/// Runs a statement as a transaction of its own, begun as is said. All of it travels at once.
+pub async fn ask_apart(
     client: &Client,
     begin: &str,
     sql: &str,
@@ -53,7 +33,7 @@ async fn apart(
     let (begun, rows, ended) = tokio::join!(
         biased;
         client.batch_execute(begin),
-        send(client, sql, params),
+        ask_as_is(client, sql, params),
         client.batch_execute("COMMIT")
     );
     begun?;
@@ -61,7 +41,7 @@ async fn apart(
     ended.map(|()| rows)
 }
 
-/// What begins a transaction of several statements of our own, with further settings: `SET LOCAL …; `.
+/// What begins a transaction of our own, with further settings: `SET LOCAL …; `.
 pub fn begin_own(settings: &str) -> String {
     let path = if Guard::OwnPath.is_out() { "" } else { OWN_PATH };
     // Whatever the role's default is: they are written for this one.
@@ -80,7 +60,7 @@ pub async fn ask_within(
     let (entered, rows, left) = tokio::join!(
         biased;
         client.batch_execute(enter),
-        send(client, sql, params),
+        ask_as_is(client, sql, params),
         client.batch_execute(leave)
     );
     entered?;
@@ -89,12 +69,13 @@ pub async fn ask_within(
 }
 
 /// Runs a statement by the `search_path` in force: one with SQL of the author in it, or one that is qualified to the last operator.
+#[expect(clippy::disallowed_methods, reason = "the one place that statements are sent from")]
 pub async fn ask_as_is(
     client: &Client,
     sql: &str,
     params: &[Param<'_>],
 ) -> Result<Vec<Row>, Error> {
-    send(client, sql, params).await
+    client.query_typed(sql, params).await
 }
 
 /// As [`ask_as_is`], for one that only writes: how many rows.
@@ -110,7 +91,8 @@ pub async fn find_relation(client: &Client, name: &str) -> Result<Option<u32>, E
     Ok(rows.first().and_then(|row| row.get(0)))
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that statements are sent from")]
-async fn send(client: &Client, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Error> {
-    client.query_typed(sql, params).await
+/// The schemas in which the session looks for names, in their order; `pg_catalog` is among them.
+pub async fn schemas_in_path(client: &Client) -> Result<Vec<String>, Error> {
+    let rows = ask_as_is(client, "SELECT pg_catalog.current_schemas(true)", &[]).await?;
+    Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
 }

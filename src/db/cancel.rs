@@ -10,14 +10,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_postgres::CancelToken;
 use tokio_postgres::config::Host;
 use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{CancelToken, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::hosts::{self, Dialled};
 use super::{ConnInfo, ConnectError, tls};
 
 /// How long one host may take to close the request's connection.
@@ -29,21 +29,10 @@ const OTHERS_MAX: Duration = Duration::from_millis(500);
 /// Sends the request. Of several hosts nobody knows which one the connection goes to; the others do not know its key.
 pub(super) async fn cancel(info: &ConnInfo, token: &CancelToken) -> Result<(), ConnectError> {
     let tls = tls::connector(&info.tls)?;
-    let (ports, addresses) = (info.config.get_ports(), info.config.get_hostaddrs());
     let mut requests = JoinSet::new();
-    for (i, host) in info.config.get_hosts().iter().enumerate() {
-        let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
-        let to = match (host, addresses.get(i)) {
-            (Host::Tcp(_), Some(address)) => To::Address(address.to_string(), port),
-            (Host::Tcp(name), None) => To::Address(name.clone(), port),
-            (Host::Unix(path), _) => To::Socket(path.join(format!(".s.PGSQL.{port}"))),
-        };
-        let name = match host {
-            Host::Tcp(name) => name.clone(),
-            Host::Unix(_) => String::new(),
-        };
+    for config in hosts::each(&info.config) {
         let (tls, token) = (tls.clone(), token.clone());
-        requests.spawn(async move { send(to, (&name, tls), &token).await });
+        requests.spawn(async move { send(&config, tls, &token).await });
     }
     let mut failed = "no answer".to_owned();
     let mut until = Instant::now() + CLOSE_MAX;
@@ -65,27 +54,14 @@ pub(super) async fn cancel(info: &ConnInfo, token: &CancelToken) -> Result<(), C
     }
 }
 
-/// Where a host is.
-enum To {
-    Address(String, u16),
-    Socket(std::path::PathBuf),
-}
-
-async fn send(
-    to: To,
-    (host, tls): (&str, MakeRustlsConnect),
-    token: &CancelToken,
-) -> Result<(), String> {
-    let io = |error: io::Error| error.to_string();
-    match to {
-        To::Address(name, port) => {
-            let stream = TcpStream::connect((name.as_str(), port)).await.map_err(io)?;
-            over(stream, (host, tls), token).await
-        }
-        To::Socket(path) => {
-            let stream = UnixStream::connect(path).await.map_err(io)?;
-            over(stream, (host, tls), token).await
-        }
+async fn send(config: &Config, tls: MakeRustlsConnect, token: &CancelToken) -> Result<(), String> {
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(name)) => name,
+        _ => "",
+    };
+    match hosts::dial(config).await.map_err(|error| error.to_string())? {
+        Dialled::Tcp(stream) => over(stream, (host, tls), token).await,
+        Dialled::Unix(stream) => over(stream, (host, tls), token).await,
     }
 }
 

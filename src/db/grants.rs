@@ -7,7 +7,8 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
 use super::error::sqlstate;
-use super::{Param, ask, ask_as_is};
+use super::{Param, ask, schemas_in_path};
+use crate::sql::holds_word;
 
 /// What a server that speaks English calls things, and a query for those of a name that the role may not use: schema and grant.
 const KINDS: [(&[&str], &str); 5] = [
@@ -54,8 +55,7 @@ pub async fn mend(client: &Client, error: &Error, sql: &str) -> Option<String> {
 pub async fn mend_words(client: &Client, words: &str, sql: &str) -> Option<String> {
     let (kind, name) = denied_in(words)?;
     let (_, query) = KINDS.iter().find(|(kinds, _)| kinds.contains(&kind))?;
-    let path = ask_as_is(client, "select pg_catalog.current_schemas(true)", &[]).await.ok()?;
-    let path: Vec<String> = path.first()?.get(0);
+    let path = schemas_in_path(client).await.ok()?;
     let params: [Param<'_>; 1] = [(&name, Type::TEXT)];
     let rows = ask(client, query, &params).await.ok()?;
     let found: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
@@ -116,12 +116,7 @@ fn meant(found: &[(String, String)], (sql, name): (&str, &str), path: &[String])
 fn is_named(sql: &str, name: &str) -> bool {
     let plain = |text: &str| text.replace('"', "").to_lowercase();
     let (sql, name) = (plain(sql), plain(name));
-    let is_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
-    sql.match_indices(&name).any(|(at, _)| {
-        let before = sql[..at].chars().next_back();
-        let behind = sql[at + name.len()..].chars().next();
-        !before.is_some_and(is_word) && !behind.is_some_and(is_word)
-    })
+    holds_word(&sql, &name)
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ pub(super) async fn look_at_all(info: &ConnInfo, newest: &Newest) -> Look {
 
 async fn ask(config: &Config, tls: MakeRustlsConnect) -> Seen {
     let reached = tokio::select! {
-        reached = reach(config) => reached,
+        dialled = dial(config) => dialled.map(drop).map_err(|error| error.to_string()),
         () = tokio::time::sleep(REACH_MAX) => Err("it takes no connection".to_owned()),
     };
     if let Err(why) = reached {
@@ -113,18 +113,26 @@ fn is_about_tls(error: &tokio_postgres::Error) -> bool {
     error.to_string().contains("TLS")
 }
 
-/// Whether there is somebody who takes connections.
-async fn reach(config: &Config) -> Result<(), String> {
+/// A connection that nothing has been said on yet.
+pub(super) enum Dialled {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Dials the host of settings that have one.
+pub(super) async fn dial(config: &Config) -> std::io::Result<Dialled> {
     let port = config.get_ports().first().copied().unwrap_or(5432);
-    let reached = match (config.get_hosts().first(), config.get_hostaddrs().first()) {
-        (_, Some(address)) => TcpStream::connect((*address, port)).await.map(drop),
-        (Some(Host::Tcp(name)), None) => TcpStream::connect((name.as_str(), port)).await.map(drop),
-        (Some(Host::Unix(path)), None) => {
-            UnixStream::connect(path.join(format!(".s.PGSQL.{port}"))).await.map(drop)
+    match (config.get_hosts().first(), config.get_hostaddrs().first()) {
+        (Some(Host::Unix(path)), _) => {
+            let stream = UnixStream::connect(path.join(format!(".s.PGSQL.{port}"))).await;
+            stream.map(Dialled::Unix)
         }
-        (None, None) => Ok(()),
-    };
-    reached.map_err(|error| error.to_string())
+        (_, Some(address)) => TcpStream::connect((*address, port)).await.map(Dialled::Tcp),
+        (Some(Host::Tcp(name)), None) => {
+            TcpStream::connect((name.as_str(), port)).await.map(Dialled::Tcp)
+        }
+        (None, None) => Err(std::io::ErrorKind::NotFound.into()),
+    }
 }
 
 /// A host and its port, for people.
@@ -138,7 +146,7 @@ fn shown(config: &Config) -> String {
 }
 
 /// The settings of each host by itself.
-fn each(config: &Config) -> Vec<Config> {
+pub(super) fn each(config: &Config) -> Vec<Config> {
     let (ports, addresses) = (config.get_ports(), config.get_hostaddrs());
     let one = |(i, host): (usize, &Host)| {
         let mut one = Config::new();

@@ -75,13 +75,7 @@ async fn ask(client: &Client, is_pooled: bool, key: LockKey) -> Result<Asked, Er
     if rows.first().is_some_and(|row| row.get(0)) {
         return Ok(Asked::Held);
     }
-    let (class, object) = (i64::from(key.class), i64::from(key.object));
-    let params: [super::Param<'_>; 2] = [(&class, Type::INT8), (&object, Type::INT8)];
-    let rows = match is_pooled {
-        true => super::ask_within(client, HOLDER, &params).await?,
-        false => super::ask(client, HOLDER, &params).await?,
-    };
-    Ok(Asked::Taken(rows.first().map(|row| row.get(0))))
+    Ok(Asked::Taken(find_holder(client, key, is_pooled).await?))
 }
 
 /// Why the lock could not even be tried.
@@ -103,8 +97,17 @@ const HOLDER: &str = "select pid from pg_catalog.pg_locks where locktype = 'advi
 
 /// The backend that holds the lock, if any.
 pub async fn holder(client: &Client, key: LockKey) -> Result<Option<i32>, Error> {
+    find_holder(client, key, false).await
+}
+
+/// The same, within the open transaction or as one.
+async fn find_holder(client: &Client, key: LockKey, is_within: bool) -> Result<Option<i32>, Error> {
     let (class, object) = (i64::from(key.class), i64::from(key.object));
-    let rows = super::ask(client, HOLDER, &[(&class, Type::INT8), (&object, Type::INT8)]).await?;
+    let params: [super::Param<'_>; 2] = [(&class, Type::INT8), (&object, Type::INT8)];
+    let rows = match is_within {
+        true => super::ask_within(client, HOLDER, &params).await?,
+        false => super::ask(client, HOLDER, &params).await?,
+    };
     Ok(rows.first().map(|row| row.get(0)))
 }
 

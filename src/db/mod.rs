@@ -28,7 +28,7 @@ use tokio_postgres::config::LoadBalanceHosts;
 use tokio_postgres::{CancelToken, Config};
 
 pub use ask::{
-    Param, ask, ask_as_is, ask_set, ask_set_as_is, ask_within, begin_own, find_relation,
+    Param, ask, ask_apart, ask_as_is, ask_within, begin_own, find_relation, schemas_in_path,
     write_as_is,
 };
 pub use conninfo::{ConnInfo, ConnInfoError};

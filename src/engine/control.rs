@@ -39,13 +39,13 @@ const LOOKING: &str = "looking for rows that the walk has left to do";
 
 impl Dispatcher<'_> {
     /// A signal arrived: drain with the first, cancel on the server with the second.
-    pub(super) async fn signalled(&mut self) {
+    pub(super) fn signalled(&mut self) {
         let stop = *self.stop.borrow_and_update();
         if stop >= Stop::Drain {
             self.end(Ending::Drain("stopped by a signal".to_owned()));
         }
-        self.cancel_vacuum("the run is being stopped").await;
-        self.cancel_look().await;
+        self.cancel_vacuum("the run is being stopped");
+        self.cancel_look();
         if stop == Stop::Cancel {
             let tokens: Vec<_> =
                 self.in_flight.values().filter_map(|chunk| chunk.token.clone()).collect();
@@ -56,7 +56,7 @@ impl Dispatcher<'_> {
     }
 
     /// A chunk has its connection, which is cancelled when everything is; or only waits for its COMMIT.
-    pub(super) async fn noted(&mut self, note: Note) {
+    pub(super) fn noted(&mut self, note: Note) {
         match note {
             Note::Begun(seq, token) => {
                 if *self.stop.borrow() == Stop::Cancel {
@@ -69,7 +69,7 @@ impl Dispatcher<'_> {
             Note::Vacuuming(token) => {
                 self.vacuums.token = Some(token);
                 if self.ending.is_some() {
-                    self.cancel_vacuum("the run is being stopped").await;
+                    self.cancel_vacuum("the run is being stopped");
                 }
             }
             Note::Looking(token) => {
@@ -78,7 +78,7 @@ impl Dispatcher<'_> {
                 }
                 self.look = token;
                 self.is_unpublished = true;
-                self.cancel_look().await;
+                self.cancel_look();
             }
             Note::Written(seq) => {
                 if let Some(in_flight) = self.in_flight.get_mut(&seq) {
@@ -89,7 +89,7 @@ impl Dispatcher<'_> {
     }
 
     /// Ends a look that nobody waits for any more; it writes nothing.
-    async fn cancel_look(&self) {
+    fn cancel_look(&self) {
         if let Some(token) = self.look.as_ref().filter(|_| self.ending.is_some()) {
             self.cancel(token);
         }
@@ -112,7 +112,7 @@ impl Dispatcher<'_> {
         let is_held = matches!(self.ask_throttle(), Verdict::Hold(_));
         self.watch_vacuum(is_held).await;
         self.vacuum_if_due();
-        self.cancel_look().await;
+        self.cancel_look();
         for detail in std::mem::take(&mut self.unlogged) {
             self.audit("throttle", &detail).await;
         }

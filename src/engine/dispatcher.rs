@@ -298,8 +298,8 @@ impl<'l> Dispatcher<'l> {
                 self.was_cut(joined.expect("a cut does not panic")).await;
             }
             ended = self.vacuums.ended() => self.vacuum_ended(ended).await,
-            Some(note) = self.notes.1.recv() => self.noted(note).await,
-            Ok(()) = self.stop.changed() => self.signalled().await,
+            Some(note) = self.notes.1.recv() => self.noted(note),
+            Ok(()) = self.stop.changed() => self.signalled(),
             () = sleep_until(self.next_tick) => {
                 self.next_tick = Instant::now() + TICK;
                 self.tick().await;

@@ -34,11 +34,12 @@ const PARTS_MAX: i64 = 100;
 /// it needs no cutting. What is left behind the last slice is of unknown size again.
 pub async fn measure(work: &Work, chunk: &Chunk, size: u32) -> Result<Option<Vec<Chunk>>, Setback> {
     transact(work, async |client: &Client, started: &mut Instant| {
+        let inside = work.store.within();
         let bounds = Bounds::LOOKUP;
         let store = |error, started: &Instant| {
             Setback::from_store(error, started.elapsed(), bounds.statement)
         };
-        let claim = work.store.within().claim(client, work.address(chunk.seq)).await;
+        let claim = inside.claim(client, work.address(chunk.seq)).await;
         let claim = claim.map_err(|e| store(e, started))?;
         let is_known = claim.range.only.is_some() || !matches!(claim.place, Place::Leaf(..));
         if claim.done_rows.is_some() || is_known {
@@ -60,9 +61,7 @@ pub async fn measure(work: &Work, chunk: &Chunk, size: u32) -> Result<Option<Vec
         for (i, cut) in cuts.iter().take(inner).enumerate() {
             let upto = claim.place.bound(&cut.upto);
             let behind = cuts.get(i + 1).map_or(0, keys);
-            let upper = work
-                .store
-                .within()
+            let upper = inside
                 .split(client, work.address(rest.seq), (&upto, None), (keys(cut), behind))
                 .await;
             let upper = upper.map_err(|e| store(e, started))?;
@@ -79,12 +78,13 @@ pub async fn measure(work: &Work, chunk: &Chunk, size: u32) -> Result<Option<Vec
 /// Halves a chunk at the middle of the entries it has now.
 pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
     transact(work, async |client: &Client, started: &mut Instant| {
+        let inside = work.store.within();
         let bounds = Bounds::LOOKUP;
         let store = |error, started: &Instant| {
             Setback::from_store(error, started.elapsed(), bounds.statement)
         };
         let at = work.address(chunk.seq);
-        let claim = work.store.within().claim(client, at).await.map_err(|e| store(e, started))?;
+        let claim = inside.claim(client, at).await.map_err(|e| store(e, started))?;
         if let Some(rows) = claim.done_rows {
             return Ok(Halved::Done(rows));
         }
@@ -122,7 +122,7 @@ pub async fn halve(work: &Work, chunk: &Chunk) -> Result<Halved, Setback> {
             Some(number) => (middle.in_leaf(number), Some(Bound(row.get(3)).in_leaf(number))),
             None => (claim.place.bound(&middle), None),
         };
-        let upper = work.store.within().split(client, at, (&middle, upto.as_ref()), keys).await;
+        let upper = inside.split(client, at, (&middle, upto.as_ref()), keys).await;
         let upper = upper.map_err(|e| store(e, started))?;
         Step::Split.reach();
         let range = KeyRange { upto: middle, ..chunk.range.clone() };
@@ -140,20 +140,21 @@ pub async fn set_aside(
     fault: &Fault,
 ) -> Result<bool, Setback> {
     transact(work, async |client: &Client, started: &mut Instant| {
+        let inside = work.store.within();
         let at = work.address(chunk.seq);
         let code = fault.sqlstate.as_deref().unwrap_or("XX000");
         let statements = async {
-            let claim = work.store.within().claim(client, at).await?;
+            let claim = inside.claim(client, at).await?;
             if claim.done_rows.is_some() {
                 return Ok(false);
             }
             let is_left = work.halves_places(&claim.place);
             if is_left {
                 let keys = walk::keys_at(work, client, &claim.place, key).await?;
-                work.store.within().leave_to_sweep(client, at, &keys).await?;
+                inside.leave_to_sweep(client, at, &keys).await?;
             } else {
-                work.store.within().release(client, at).await?;
-                work.store.within().quarantine(client, at, key, code, &fault.message).await?;
+                inside.release(client, at).await?;
+                inside.quarantine(client, at, key, code, &fault.message).await?;
             }
             let done = Done {
                 rows: 0,
@@ -162,7 +163,7 @@ pub async fn set_aside(
                 place: &claim.place,
                 is_passed_over: false,
             };
-            work.store.within().settle(client, at, done).await?;
+            inside.settle(client, at, done).await?;
             Step::SetAside.reach();
             Ok(!is_left)
         };

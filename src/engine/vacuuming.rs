@@ -175,7 +175,7 @@ impl Dispatcher<'_> {
     }
 
     /// Cancels the vacuum under way, if any, and says why. To be repeated until it has ended: a cancel can come between two statements.
-    pub(super) async fn cancel_vacuum(&mut self, why: &'static str) {
+    pub(super) fn cancel_vacuum(&mut self, why: &'static str) {
         if self.vacuums.task.is_empty() {
             return;
         }
@@ -193,17 +193,17 @@ impl Dispatcher<'_> {
             return;
         }
         if is_held {
-            return self.cancel_vacuum("the run is held").await;
+            return self.cancel_vacuum("the run is held");
         }
         if let Some(why) = self.vacuums.unwanted {
-            return self.cancel_vacuum(why).await;
+            return self.cancel_vacuum(why);
         }
         let Ok(client) = self.work.database.get().await else { return };
         let leaf = self.work.leaves.as_ref().and_then(|leaves| leaves.get(self.vacuums.part + 1));
         let oid = leaf.map_or(self.work.table.oid, |leaf| leaf.oid);
         if crate::vacuum::is_in_the_way(&client, oid).await.unwrap_or(false) {
             drop(client);
-            self.cancel_vacuum("somebody waits for a lock on the table").await;
+            self.cancel_vacuum("somebody waits for a lock on the table");
         }
     }
 
@@ -213,12 +213,12 @@ impl Dispatcher<'_> {
         while !self.vacuums.task.is_empty() {
             tokio::select! {
                 ended = self.vacuums.ended() => return self.vacuum_ended(ended).await,
-                Some(note) = self.notes.1.recv() => self.noted(note).await,
-                Ok(()) = self.stop.changed() => self.cancel_vacuum("the run is being stopped").await,
+                Some(note) = self.notes.1.recv() => self.noted(note),
+                Ok(()) = self.stop.changed() => self.cancel_vacuum("the run is being stopped"),
                 () = sleep(Duration::from_secs(1)) => self.watch_vacuum(false).await,
             }
             if self.ending.is_some() || Instant::now() > deadline {
-                self.cancel_vacuum("the run is over").await;
+                self.cancel_vacuum("the run is over");
             }
             if Instant::now() > deadline + END_MAX {
                 return;

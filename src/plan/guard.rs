@@ -10,7 +10,7 @@ use super::{Plan, PlanError, Refusal};
 use crate::db;
 use crate::db::error::is_about_the_statement;
 use crate::db::session::Bounds;
-use crate::sql::{Ident, QualifiedName};
+use crate::sql::{Ident, QualifiedName, holds_word};
 
 /// A table of this size is read as a whole in a few milliseconds, 128 pages, whatever way the planner takes.
 const SMALL_HEAP: i64 = 1 << 20;
@@ -161,16 +161,9 @@ impl Access<'_> {
 /// Whether a condition, as the server writes it with all names qualified, has a column in it.
 fn mentions(condition: &str, alias: &str, column: &Ident) -> bool {
     let written = |name: &str| [name.to_owned(), Ident::new(name).to_string()];
-    let is_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '"');
     written(alias).iter().any(|alias| {
-        written(column.as_str()).iter().any(|column| {
-            let name = format!("{alias}.{column}");
-            condition.match_indices(&name).any(|(at, _)| {
-                let before = condition[..at].chars().next_back();
-                let after = condition[at + name.len()..].chars().next();
-                !before.is_some_and(is_word) && !after.is_some_and(is_word)
-            })
-        })
+        let names = written(column.as_str());
+        names.iter().any(|column| holds_word(condition, &format!("{alias}.{column}")))
     })
 }
 

@@ -62,9 +62,7 @@ pub(super) async fn refusal(
     let lookup = |error| PlanError::Statement("look up the key's operators", error);
     session.begin_read_only(client, Bounds::LOOKUP).await.map_err(lookup)?;
     let rows = async {
-        let path = db::ask_as_is(client, "select pg_catalog.current_schemas(true)", &[]).await?;
-        let path: Vec<String> = path.first().map(|row| row.get(0)).unwrap_or_default();
-        if let Some(first) = hides_all(&path) {
+        if let Some(first) = hides_all(&db::schemas_in_path(client).await?) {
             return Ok(Err(first));
         }
         let params: [db::Param<'_>; 2] = [(&table, Type::OID), (&index, Type::TEXT)];

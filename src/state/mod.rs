@@ -5,6 +5,7 @@
 
 mod access;
 mod chunk;
+mod creating;
 mod cutting;
 mod images;
 mod leaves;
@@ -26,7 +27,7 @@ pub use images::Standing;
 pub use images::{Conflict, Field, FieldType, Images, Side};
 pub use leaves::Passed;
 pub use records::{Actor, LogLine, NewRun, NewUndo, PinnedSpec};
-use records::{json, key_to_json, one, read_run};
+use records::{json, one, read_run};
 pub use revision::{Direction, GateRecord, Recorded, RevisionState, StepRecord, ToTakeBack};
 pub use run::{
     ALL_STATES, Ends, IllegalTransition, LastWorked, Run, RunEvent, RunState, Times, Tuned, Undo,
@@ -38,10 +39,9 @@ pub use work::{Address, Control, Paced};
 use crate::db;
 use crate::db::Param;
 use crate::db::lock::LockKey;
-use crate::key::Leaves;
 use crate::mutation;
 use crate::sql::Ident;
-use crate::undo::{Conflicts, UndoMode};
+use crate::undo::Conflicts;
 
 /// Why the state tables did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -242,83 +242,6 @@ impl Store {
             Ok(rows) => Ok(rows),
             Err(error) => Err(self.explained(client, (what, error), only_reads(sql)).await),
         }
-    }
-
-    /// Creates a run, and with it the place of its before-images. None when an unfinished run of the name exists.
-    pub async fn create_run(&self, client: &Client, new: &NewRun<'_>) -> Result<Option<i64>> {
-        let how = ("create the run", "SET LOCAL lock_timeout = '5s'; ");
-        self.transact(client, how, async |store| store.create_run_in(client, new).await).await
-    }
-
-    async fn create_run_in(&self, client: &Client, new: &NewRun<'_>) -> Result<Option<i64>> {
-        let key = key_to_json(new.key);
-        let session = serde_json::to_string(new.session).unwrap_or_default();
-        let ceiling = new.ceiling.map(|bound| &bound.0);
-        let columns = serde_json::to_string(new.undo.columns).unwrap_or_default();
-        let mode = new.undo.mode.as_str();
-        let oids: Option<Vec<u32>> =
-            new.leaves.map(|leaves| leaves.0.iter().map(|leaf| leaf.oid).collect());
-        let ceilings = new.leaves.map(records::ceilings_to_json);
-        let walked = new.leaves.map_or(0, Leaves::walked) as i32;
-        let params: [Param<'_>; 19] = [
-            (&new.name, Type::TEXT),
-            (&new.table_name, Type::TEXT),
-            (&new.table_oid, Type::OID),
-            (&key, Type::TEXT),
-            (&ceiling, Type::TEXT_ARRAY),
-            (&new.spec.digest, Type::TEXT),
-            (&new.spec.text, Type::TEXT),
-            (&new.spec.statement, Type::TEXT),
-            (&new.spec.remaining, Type::TEXT),
-            (&session, Type::TEXT),
-            (&new.table_rows_estimate, Type::INT8),
-            (&new.who, Type::TEXT),
-            (&mode, Type::TEXT),
-            (&columns, Type::TEXT),
-            (&new.spec.verify_query, Type::TEXT),
-            (&oids, Type::OID_ARRAY),
-            (&ceilings, Type::TEXT),
-            (&new.is_again, Type::BOOL),
-            (&walked, Type::INT4),
-        ];
-        let rows = self.rows(client, "create the run", &self.sql.create_run, &params).await?;
-        let Some(run_id) = rows.first().map(|row| row.get(0)) else { return Ok(None) };
-        if new.undo.mode == UndoMode::Capture {
-            let comment = format!(
-                "before-images of run {run_id} of {}; dropped by: backfill prune {}",
-                new.name, new.name
-            );
-            let ddl = self.images(run_id).ddl(new.undo.fields, &comment, new.undo.lz4);
-            let created = client.batch_execute(&ddl).await;
-            created.map_err(|error| {
-                StoreError::Statement("create the table of before-images", error)
-            })?;
-        }
-        Ok(Some(run_id))
-    }
-
-    /// Creates the reverse run of a forward run, with chunks taken from the forward run or from a reverse run of it that was cancelled.
-    /// None when an unfinished run of the name exists.
-    pub async fn create_reverse(
-        &self,
-        client: &Client,
-        forward: i64,
-        source: i64,
-        statement: &str,
-        policy: Conflicts,
-        who: &str,
-    ) -> Result<Option<i64>> {
-        let policy = policy.as_str();
-        let params: [Param<'_>; 5] = [
-            (&forward, Type::INT8),
-            (&source, Type::INT8),
-            (&statement, Type::TEXT),
-            (&who, Type::TEXT),
-            (&policy, Type::TEXT),
-        ];
-        let rows =
-            self.rows(client, "create the reverse run", &self.sql.create_reverse, &params).await?;
-        Ok(rows.first().map(|row| row.get(0)))
     }
 
     /// Changes what a reverse run does about conflicts.

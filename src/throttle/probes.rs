@@ -19,7 +19,7 @@ pub(super) async fn ask(
     sql: &str,
     params: &[(&(dyn ToSql + Sync), Type)],
 ) -> Result<Vec<Row>, Error> {
-    db::ask_set(client, BOUNDED, sql, params).await
+    db::ask_apart(client, &db::begin_own(BOUNDED), sql, params).await
 }
 
 /// A signal that is slow to read is one that cannot be read.
@@ -298,7 +298,7 @@ pub(super) async fn runs(client: &Client, subject: &Subject) -> Result<u32, Erro
 pub(super) async fn query(client: &Client, query: &crate::signal::Query) -> Result<Measure, Error> {
     // A column of any numeric type; what is no number is an error, and so unknown.
     let sql = format!("select (\n{}\n)::pg_catalog.float8", query.sql.trim().trim_end_matches(';'));
-    let rows = db::ask_set_as_is(client, BOUNDED, &sql, &[]).await?;
+    let rows = db::ask_apart(client, &format!("BEGIN; {BOUNDED}"), &sql, &[]).await?;
     Ok(match rows.first().and_then(|row| row.get::<_, Option<f64>>(0)) {
         Some(value) => Measure::value(value, format!("{} is {value}", query.name)),
         None => Measure::Unknown(format!("the query `{}` yields no number", query.name)),

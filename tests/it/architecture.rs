@@ -24,7 +24,7 @@ const MAY_USE: [(&str, &[&str]); 25] = [
         "spec",
         &["calendar", "diagnostic", "document", "settings", "signal", "sql", "undo", "vacuum"],
     ),
-    ("db", &["mutation"]),
+    ("db", &["mutation", "sql"]),
     ("state", &["mutation", "budget", "db", "key", "sql", "undo"]),
     (
         "plan",

@@ -14,6 +14,7 @@ use crate::db::tls::Verify;
 use crate::engine::pool_size;
 use crate::event::duration;
 use crate::plan::operators::hides_all;
+use crate::settings::WORKERS;
 use crate::sql::Ident;
 
 /// All of it.
@@ -64,9 +65,6 @@ async fn way_there(ctx: &Context, client: &Object) -> Result<Vec<Finding>, Failu
     ));
     Ok(findings)
 }
-
-/// Workers of a run that nobody gave a number of.
-const WORKERS: u32 = 2;
 
 /// Connections left for a run, by all limits there are.
 async fn room(client: &Object) -> Result<Finding, Failure> {
@@ -123,9 +121,7 @@ async fn clocks(client: &Object) -> Result<Option<Finding>, Failure> {
 /// Schemas of the search path in which others may create: names in the author's SQL may come to mean theirs.
 async fn open_schemas(client: &Object) -> Result<Vec<Finding>, Failure> {
     let look = || statement("look up who may create in the search_path");
-    let path = "select pg_catalog.current_schemas(true)";
-    let rows = db::ask_as_is(client, path, &[]).await.map_err(look())?;
-    let path: Vec<String> = rows.first().map(|row| row.get(0)).unwrap_or_default();
+    let path = db::schemas_in_path(client).await.map_err(look())?;
     let sql = "select n.nspname::text, g.grantee = 0, coalesce(r.rolname::text, '')
                  from pg_catalog.pg_namespace n
                 cross join pg_catalog.aclexplode(coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))) g
