@@ -145,8 +145,6 @@ pub(super) async fn remaining(
         return Ok(None);
     }
     // A type without equality (json, point) cannot be compared; then only the chunk map can tell.
-    let differing = builder.differing();
-    let mut sql = SqlText::default();
-    sql.push("SELECT 1 ").append(&builder.from_target()).push(" WHERE ").append(&differing);
-    Ok(analyse(client, session, &sql, 0).await?.ok().map(|()| differing.as_str().to_owned()))
+    let is_comparable = analyse(client, session, &builder.equality(), 0).await?.is_ok();
+    Ok(is_comparable.then(|| builder.differing().as_str().to_owned()))
 }

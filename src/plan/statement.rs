@@ -164,6 +164,10 @@ impl Builder<'_> {
 
     /// The condition of a row whose set columns do not hold what their rules say. Only meaningful when no rule reads what
     /// a rule writes.
+    ///
+    /// Compared as records: that goes by each type's own equality, where a comparison of the values themselves looks for an operator in the
+    /// author's path, and for arrays, domains and varchar would find one that anybody made for exactly that type. Two ROWs side by side
+    /// are taken apart into such comparisons; behind COALESCE they are not.
     pub fn differing(&self) -> SqlText {
         let mut terms: Vec<SqlText> = Vec::new();
         for (target, (_, verb)) in self.targets.iter().zip(self.spec.columns()) {
@@ -171,12 +175,26 @@ impl Builder<'_> {
                 Verb::Fill => terms.push(self.fill_needed(target)),
                 Verb::Set => {
                     let mut term = self.any_when(target);
-                    term.push(&format!(" AND {} IS DISTINCT FROM ", self.column(target)));
-                    terms.push(term.append(&self.decided(target, Otherwise::Null)).clone());
+                    let held = self.column(target);
+                    term.push(&format!(
+                        " AND COALESCE(ROW({held})) IS DISTINCT FROM COALESCE(ROW("
+                    ));
+                    terms.push(
+                        term.append(&self.decided(target, Otherwise::Null)).push("))").clone(),
+                    );
                 }
             }
         }
         join(&terms, "\n    OR ")
+    }
+
+    /// A query that the server refuses when a written column is of a type without an equality of its own.
+    pub fn equality(&self) -> SqlText {
+        let nulls: Vec<String> =
+            self.targets.iter().map(|target| format!("NULL::{}", target.type_sql)).collect();
+        let nulls = nulls.join(", ");
+        let mut sql = SqlText::default();
+        sql.push(&format!("SELECT {nulls} INTERSECT SELECT {nulls}")).clone()
     }
 
     /// ` FROM table, source`, for look-ups that read like the UPDATE.

@@ -24,6 +24,8 @@ fn planted(which: Which) -> Db {
          create table p1 partition of p for values from (0) to (3000);
          create table p2 partition of p for values from (3000) to (30000);
          insert into p select i from generate_series(1, 6000) i;
+         create domain label as text; create table s (id bigint primary key, tags text[], code varchar(20), mark label);
+         insert into s select i, array['old'], 'old', 'old' from generate_series(1, 3000) i;
          create table django_migrations (id int, app text, name text); insert into django_migrations values (1, 'app', 'one')",
     );
     db.sql.run("vacuum analyze");
@@ -62,6 +64,10 @@ fn specs(db: &Db) {
     db.spec(
         "place",
         "table = \"u\"\norder = \"physical\"\n[[rule]]\nfill = { v = \"md5(body)\" }\n",
+    );
+    db.spec(
+        "values",
+        "table = \"s\"\n[[rule]]\nset = { tags = \"ARRAY['new']\", code = \"'new'\", mark = \"'new'\" }\n",
     );
     db.spec("two", "table = \"two\"\n[[rule]]\nfill = { v = \"'x'\" }\n");
     db.spec("leaves", "table = \"p\"\norder = \"striped\"\n[[rule]]\nfill = { v = \"'x'\" }\n");
@@ -152,9 +158,16 @@ fn nothing_planted_is_called(which: Which) {
     db.spec("name", "table = \"t\"\nkey = [\"name\"]\n[[rule]]\nfill = { phases = \"'{run}'\" }\n");
     db.sql.run(
         "create function public.planted_same(varchar, varchar) returns bool language plpgsql as $$ begin raise exception 'PLANTED'; end $$;
-         create operator public.= (leftarg = varchar, rightarg = varchar, function = public.planted_same)",
+         create operator public.= (leftarg = varchar, rightarg = varchar, function = public.planted_same);
+         create function public.planted_same(public.label, public.label) returns bool language plpgsql as $$ begin raise exception 'PLANTED'; end $$;
+         create operator public.= (leftarg = public.label, rightarg = public.label, function = public.planted_same)",
     );
     db.backfill(&["plan", "name"]).exits(3).says("is not the operator that index");
+    // What is left of a `set` is a comparison of values, of types that pg_catalog has no operator of their own for.
+    db.backfill(&["run", "values"]).exits(0);
+    db.backfill(&["verify", "values"]).exits(0).prints("3,000 rows looked at, none left");
+    db.sql.run("update public.s set mark = 'other' where id = 7");
+    db.backfill(&["verify", "values"]).exits(6).prints("1 of 3,000 rows are left to do");
     is_quiet(&db);
 
     // Without the guard one is called at once.
