@@ -60,6 +60,8 @@ impl Guard {
 /// A step of a run, behind which everything may be lost but what was committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// What a run would do is known, and nothing of it is in the state tables.
+    Planned,
     /// The run is in the state tables, and nobody works on it.
     Created,
     /// The runner has begun its epoch.
@@ -91,7 +93,8 @@ static REACHED: AtomicU32 = AtomicU32::new(0);
 
 impl Step {
     /// All of them, in the order of a run, with their words.
-    pub const ALL: [(Step, &str); 12] = [
+    pub const ALL: [(Step, &str); 13] = [
+        (Step::Planned, "planned"),
         (Step::Created, "created"),
         (Step::Begun, "begun"),
         (Step::Cut, "cut"),

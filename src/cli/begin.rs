@@ -30,6 +30,13 @@ pub(super) fn unfinished(run: &Run) -> Failure {
     ))
 }
 
+/// Another run of the name was written down while this one was planned.
+pub(super) fn overtaken(newest: &Run) -> Failure {
+    let (name, run_id) = (&newest.name, newest.run_id);
+    Failure::refused(format!("run {run_id} of {name} began a moment ago"))
+        .hint(format!("see what it does with `backfill status {name}`"))
+}
+
 /// After a reverse run that came to its end a run may start afresh; a half-way one is in the way, and a scheduler must not undo what an
 /// operator did.
 pub(super) fn after_reverse(newest: &Run, mode: Mode, only_fills: bool) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 
 use deadpool_postgres::Object;
 
+use super::begin::overtaken;
 use super::context::{Context, who};
 use super::drive::{Job, Next, drive};
 use super::failure::{Exit, Failure};
@@ -10,7 +11,7 @@ use super::{pace, say};
 use crate::mutation::Step;
 use crate::plan::{Accepted, Plan, Taken};
 use crate::spec::Spec;
-use crate::state::{Run, RunState};
+use crate::state::{NewReverse, Run, RunState};
 use crate::undo::{Conflicts, UndoMode};
 
 /// `backfill reverse NAME [--run N]`.
@@ -30,13 +31,18 @@ pub(super) async fn reverse(
     let images = ctx.store.images(forward.run_id);
     job.plan.give_back(&images, &ctx.store.conflict_table(), 0, policy);
     let statement = job.plan.chunk_statement().to_owned();
-    let created = ctx
-        .store
-        .create_reverse(&client, forward.run_id, source, &statement, policy, &who())
-        .await?;
-    let Some(run_id) = created else {
-        return Err(Failure::refused(format!("another run of {name} began just now"))
-            .hint(format!("see it with `backfill status {name}`")));
+    Step::Planned.reach();
+    let new = NewReverse {
+        name,
+        after: newest.run_id,
+        forward: forward.run_id,
+        source,
+        statement: &statement,
+        conflicts: policy,
+        who: &who(),
+    };
+    let Some(run_id) = ctx.store.create_reverse(&client, &new).await? else {
+        return Err(overtaken(&ctx.need_run(&client, name).await?));
     };
     let detail = format!("takes back run {}, conflicts: {}", forward.run_id, policy.as_str());
     Step::Created.reach();

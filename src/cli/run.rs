@@ -3,7 +3,7 @@
 use deadpool_postgres::Object;
 
 use super::acquire::acquire;
-use super::begin::{after_reverse, already_done, check_standing, unfinished};
+use super::begin::{after_reverse, already_done, check_standing, overtaken, unfinished};
 use super::context::{Context, who};
 use super::drive::{Job, Next, drive};
 use super::failure::{Exit, Failure};
@@ -48,42 +48,62 @@ pub(super) async fn run(
 ) -> Result<Exit, Failure> {
     let spec = ctx.spec(name)?;
     let client = ctx.connect().await?;
-    if let Some(newest) = ctx.newest_run(&client, name).await? {
-        if newest.is_reverse() {
-            after_reverse(&newest, mode, spec.only_fills())?;
+    loop {
+        let newest = ctx.newest_run(&client, name).await?;
+        let after = newest.as_ref().map(|run| run.run_id);
+        if let Some(newest) = newest {
+            if newest.is_reverse() {
+                after_reverse(&newest, mode, spec.only_fills())?;
+            }
+            match (newest.state, mode) {
+                _ if newest.is_reverse() => {}
+                (RunState::Succeeded, Mode::StartOrContinue) => {
+                    say(&format!(
+                        "{name} is already done (run {}); check it with `backfill verify {name}`",
+                        newest.run_id
+                    ));
+                    return Ok(Exit::Done);
+                }
+                (RunState::Succeeded, Mode::Start) => return Err(already_done(&newest)),
+                (state, Mode::StartOrContinue) if !state.is_final() => {
+                    return take_up(ctx, client, newest, flags, Next::Continue).await;
+                }
+                (state, _) if !state.is_final() => return Err(unfinished(&newest)),
+                _ => {}
+            }
         }
-        match (newest.state, mode) {
-            _ if newest.is_reverse() => {}
-            (RunState::Succeeded, Mode::StartOrContinue) => {
-                say(&format!(
-                    "{name} is already done (run {}); check it with `backfill verify {name}`",
-                    newest.run_id
-                ));
-                return Ok(Exit::Done);
-            }
-            (RunState::Succeeded, Mode::Start) => return Err(already_done(&newest)),
-            (state, Mode::StartOrContinue) if !state.is_final() => {
-                return take_up(ctx, client, newest, flags, Next::Continue).await;
-            }
-            (state, _) if !state.is_final() => return Err(unfinished(&newest)),
-            _ => {}
+        let wanted = Wanted { again: mode == Mode::StartAgain, after };
+        if let Some((run, plan)) = register(ctx, &client, &spec, flags, wanted).await? {
+            return drive(ctx, client, Job { spec, plan }, run, flags, Next::Begin).await;
+        }
+        // Whoever asked for one more run did not mean one more than that of somebody else.
+        if mode == Mode::StartAgain {
+            return Err(overtaken(&ctx.need_run(&client, name).await?));
         }
     }
-    let (run, plan) = register(ctx, &client, &spec, flags, mode == Mode::StartAgain).await?;
-    drive(ctx, client, Job { spec, plan }, run, flags, Next::Begin).await
 }
 
-/// Plans a run and writes it down, without a runner yet. Unless it is meant to be done `again`, no earlier run's rows may stand.
+/// The run that is to be written down.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// Whether what earlier runs wrote may be written once more.
+    pub again: bool,
+    /// The newest run that its plan knows of.
+    pub after: Option<i64>,
+}
+
+/// Plans a run and writes it down, without a runner yet. Unless it is meant to be done `again`, no earlier run's rows may stand. None when
+/// another run of the name came in between.
 pub(super) async fn register(
     ctx: &Context,
     client: &Object,
     spec: &Spec,
     flags: Flags,
-    again: bool,
-) -> Result<(Run, Plan), Failure> {
+    wanted: Wanted,
+) -> Result<Option<(Run, Plan)>, Failure> {
     let name = spec.name.as_str();
     let plan = make_plan(ctx, client, spec, (flags, false)).await?;
-    if !again {
+    if !wanted.again {
         check_standing(ctx, client, spec, &plan).await?;
     }
     ctx.store.install(client).await?;
@@ -91,7 +111,8 @@ pub(super) async fn register(
     let (digest, me, table_name) = (spec.digest(), who(), plan.table.name.plain());
     let new = NewRun {
         name,
-        is_again: again,
+        is_again: wanted.again,
+        after: wanted.after,
         table_name: &table_name,
         table_oid: plan.table.oid,
         key: &plan.key,
@@ -108,14 +129,13 @@ pub(super) async fn register(
             lz4: plan.server.has_lz4,
         },
     };
-    let Some(run_id) = ctx.store.create_run(client, &new).await? else {
-        return Err(unfinished(&ctx.need_run(client, name).await?));
-    };
+    Step::Planned.reach();
+    let Some(run_id) = ctx.store.create_run(client, &new).await? else { return Ok(None) };
     Step::Created.reach();
     ctx.store.log(client, run_id, &who(), "created", &format!("on {}", new.table_name)).await?;
     let run = ctx.store.run(client, run_id).await?;
     let plan = plan.keeping(&ctx.store.images(run_id));
-    Ok((run, plan))
+    Ok(Some((run, plan)))
 }
 
 pub(super) fn pinned<'a>(spec: &'a Spec, digest: &'a str, plan: &'a Plan) -> PinnedSpec<'a> {

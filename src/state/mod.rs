@@ -26,7 +26,7 @@ pub use chunk::{Chunk, Claim, Cover, Cut, CutTo, Done, Mark, Quarantined, Sums, 
 pub use images::Standing;
 pub use images::{Conflict, Field, FieldType, Images, Side};
 pub use leaves::Passed;
-pub use records::{Actor, LogLine, NewRun, NewUndo, PinnedSpec};
+pub use records::{Actor, LogLine, NewReverse, NewRun, NewUndo, PinnedSpec};
 use records::{json, one, read_run};
 pub use revision::{Direction, GateRecord, Recorded, RevisionState, StepRecord, ToTakeBack};
 pub use run::{
@@ -152,6 +152,7 @@ statements!(
     load_run,
     load_steps,
     lock_revision,
+    lock_runs,
     log_revision,
     mark_pruned,
     new_leaves,

@@ -6,7 +6,7 @@ use super::{Field, LastWorked, Result, Run, RunState, StoreError, Times, Undo};
 use crate::db::Session;
 use crate::key::{Bound, Key, KeyColumn, Leaf, Leaves, Spread};
 use crate::sql::Ident;
-use crate::undo::UndoMode;
+use crate::undo::{Conflicts, UndoMode};
 
 /// What a new run is made from.
 pub struct NewRun<'a> {
@@ -14,6 +14,8 @@ pub struct NewRun<'a> {
     pub name: &'a str,
     /// Whether somebody said that what earlier runs wrote may be written once more.
     pub is_again: bool,
+    /// The newest run of the name that the caller knows of.
+    pub after: Option<i64>,
     /// The table, `schema.name`.
     pub table_name: &'a str,
     /// The table's identity.
@@ -34,6 +36,24 @@ pub struct NewRun<'a> {
     pub who: &'a str,
     /// How it can be taken back.
     pub undo: NewUndo<'a>,
+}
+
+/// What a reverse run is created with.
+pub struct NewReverse<'a> {
+    /// The spec's name.
+    pub name: &'a str,
+    /// The newest run of the name that the caller knows of.
+    pub after: i64,
+    /// The run that is taken back.
+    pub forward: i64,
+    /// Whose chunks are taken: those of the forward run, or of a reverse run of it that was cancelled.
+    pub source: i64,
+    /// The chunk statement.
+    pub statement: &'a str,
+    /// What is done about rows that somebody changed since.
+    pub conflicts: Conflicts,
+    /// Who asks.
+    pub who: &'a str,
 }
 
 /// How a new run can be taken back.

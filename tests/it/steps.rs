@@ -45,10 +45,11 @@ fn killed(db: &Db, verb: &[&str], word: &str) {
     assert_eq!(ran.code, -1, "`{word}` was not reached: {}", ran.stderr);
 }
 
-/// Goes on with a run that may be over already.
+/// Goes on with a run that may be over already, or begins one where there is none.
 fn go_on(db: &Db, arguments: &[&str]) {
-    let state = db.status("add")["state"].clone();
-    if state != "succeeded" {
+    if db.sql.number("select count(*) from backfill.run") == 0 {
+        db.backfill(&["run", "add"]).exits(5);
+    } else if db.status("add")["state"] != "succeeded" {
         let ran = db.backfill(&[&["resume", "add"], arguments].concat());
         assert!([0, 5].contains(&ran.code), "{}: {}", ran.code, ran.stderr);
     }
@@ -62,8 +63,8 @@ fn killed_at_each_step() {
         killed(&db, &["run", "add"], word);
         go_on(&db, &[]);
         is_done(&db);
-        // On the way back nothing is cut or saved, and no row raises.
-        if matches!(step, Step::Cut | Step::Saved | Step::Split | Step::SetAside) {
+        // On the way back nothing is cut or saved, and no row raises. Before it is in the state tables there is nothing to go on with.
+        if matches!(step, Step::Planned | Step::Cut | Step::Saved | Step::Split | Step::SetAside) {
             continue;
         }
         killed(&db, &["reverse", "add"], word);
@@ -72,16 +73,44 @@ fn killed_at_each_step() {
     }
 }
 
+/// A command that has stopped at a step.
+fn stopped(db: &Db, verb: &[&str], word: &str) -> Started {
+    let zombie = struck(db, verb, word, "stop");
+    let stat = format!("/proc/{}/stat", zombie.pid());
+    wait_for(&format!("the command stops at `{word}`"), || {
+        std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "))
+    });
+    zombie
+}
+
+#[test]
+fn of_commands_that_planned_at_once_one_writes() {
+    let db = Db::found();
+    db.sql.run("create table t (id bigint primary key, n int not null default 0)");
+    db.sql.run("insert into t select i from generate_series(1, 1000) i; analyze t");
+    db.spec("add", "table = \"t\"\n[[rule]]\nset = { n = \"n + 1\" }\n");
+    let verbs: [(&[&str], i32, &str); 5] = [
+        (&["run", "add"], 1, "has already been run to the end"),
+        (&["run", "add", "--again"], 2, "of add began a moment ago"),
+        (&["reverse", "add"], 1, "of add began a moment ago"),
+        (&["reverse", "add", "--run", "1"], 0, "of add began a moment ago"),
+        (&["run", "add"], 1, "has already been run to the end"),
+    ];
+    for (verb, n, why) in verbs {
+        let late = stopped(&db, verb, "planned");
+        db.backfill(verb).exits(0);
+        late.signal(Signal::SIGCONT);
+        late.wait().exits(3).says(why);
+        assert_eq!(db.sql.number(&format!("select count(*) from t where n = {n}")), 1000);
+    }
+}
+
 #[test]
 fn stopped_at_each_step_and_replaced() {
     for (_, word) in Step::ALL {
         let db = Db::found();
         table(&db);
-        let zombie = struck(&db, &["run", "add"], word, "stop");
-        let stat = format!("/proc/{}/stat", zombie.pid());
-        wait_for(&format!("the runner stops at `{word}`"), || {
-            std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "))
-        });
+        let zombie = stopped(&db, &["run", "add"], word);
         go_on(&db, &["--take-over"]);
         is_done(&db);
         zombie.signal(Signal::SIGCONT);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::begin::overtaken;
 use super::super::context::{Context, who};
 use super::super::failure::{Exit, Failure, statement};
 use super::super::{control, reverse, run, say};
@@ -47,8 +48,11 @@ pub(super) async fn start(
             return Ok(exit);
         }
     } else if mode != run::Mode::StartOrContinue {
-        let (run, _) =
-            run::register(ctx, client, &spec, start_flags(), mode == run::Mode::StartAgain).await?;
+        let after = newest.as_ref().map(|run| run.run_id);
+        let wanted = run::Wanted { again: mode == run::Mode::StartAgain, after };
+        let Some((run, _)) = run::register(ctx, client, &spec, start_flags(), wanted).await? else {
+            return Err(overtaken(&ctx.need_run(client, name).await?));
+        };
         say(&format!(
             "  run {} of {name} is started; it is worked by: backfill resume {name}",
             run.run_id

@@ -17,6 +17,7 @@ with source as (
            (select coalesce(sum(keys), 0) from source), $4, undo, undo_columns, $5, leaves, leaf_ceilings, leaf_bounds, leaf_ties, walked
       from {schema}.run
      where run_id = $1
+       and not exists (select from {schema}.run where name = $6 and run_id > $7)
     on conflict (name) where state not in ('cancelled', 'succeeded') do nothing
     returning run_id
 ), copied as (

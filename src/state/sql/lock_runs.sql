@@ -1,0 +1,1 @@
+lock table {schema}.run in share update exclusive mode
