@@ -1,7 +1,7 @@
 //! The program beside what people use instead, each with the SQL that it really sends, on fresh copies of the same table.
 //!
-//! `cargo bench --bench side_by_side [-- --rows N --repeat R --shape NAME --with NAME --pgbench --json FILE]`, or `-- --scale` for the program alone on
-//! tables of one, three, ten and, with `--scale 30`, thirty million rows, and with one, two and four workers. In each repeat every contender takes its
+//! `cargo bench --bench side_by_side [-- --rows N --repeat R --shape NAME --job NAME --with NAME --pgbench --json FILE]`, or `-- --scale` for the program
+//! alone on tables of one, three, ten and, with `--scale 30`, thirty million rows, and with one, two and four workers. In each repeat every contender takes its
 //! turn, and the order turns with the repeats; ratios are made within a repeat, so that the machine's drift falls on all of them. Loops
 //! commit each statement and have no pause between them, which their authors would put there. With `--pgbench` that runs beside each of
 //! them, 100 transactions a second on tables of its own, and its p99 latency is shown; speeds and WAL are those with it then.
@@ -79,7 +79,7 @@ struct Job {
     spec: &'static str,
 }
 
-const JOBS: [Job; 2] = [
+const JOBS: [Job; 3] = [
     Job {
         name: "fill",
         set: "tier = 'free'",
@@ -91,6 +91,12 @@ const JOBS: [Job; 2] = [
         set: "quota = quota * 2",
         todo: "",
         spec: "set = { quota = \"quota * 2\" }",
+    },
+    Job {
+        name: "set, once",
+        set: "quota = quota * 2, tier = 'free'",
+        todo: "tier IS NULL",
+        spec: "when = \"tier IS NULL\"\nset = { quota = \"quota * 2\", tier = \"'free'\" }",
     },
 ];
 
@@ -130,12 +136,13 @@ fn main() {
         pgbench
     });
     let mut results = Vec::new();
-    let (only, with) = (word("--shape"), word("--with"));
+    let (only, with, job_name) = (word("--shape"), word("--with"), word("--job"));
     for shape in
         SHAPES.iter().filter(|shape| only.as_deref().is_none_or(|only| shape.name.contains(only)))
     {
         base(&bench, shape);
-        for job in &JOBS {
+        for job in JOBS.iter().filter(|job| job_name.as_deref().is_none_or(|name| job.name == name))
+        {
             let is_meant = |name: &&&str| {
                 let is_named = with.as_deref().is_none_or(|with| name.contains(with));
                 **name == "one big UPDATE" || is_named

@@ -41,7 +41,8 @@
 //! 10. SQL is built from quoted identifiers and the spec's own expressions; values are parameters. What the program asks for itself is
 //!     resolved in `pg_catalog` alone ([`mod@db::ask`]), so that nobody's function or operator can come in between.
 //! 11. A before-image is the row as it was locked, never as a snapshot saw it: locked = saved = written, or the chunk starts over.
-//! 12. A reverse run is a run whose chunks are already cut. It gives a row back only if it still holds, to the byte, what was written.
+//! 12. A reverse run is a run whose chunks are already cut. It gives a row back only if it still holds, to the byte, what was written; of
+//!     two before-images of a row the later one first.
 //! 13. A schema step's statement is marked done in its own transaction. What stands outside of one is looked up in the catalogs after
 //!     an interruption; what nobody can look up is asked.
 //! 14. No statement queues for a strong lock behind an old transaction, and none without a timeout. A gate is measured from the data.

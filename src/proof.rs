@@ -10,7 +10,7 @@ use crate::db;
 use crate::db::error::sqlstate;
 use crate::db::session::Bounds;
 use crate::key::{Bound, KeyRange};
-use crate::plan::{Plan, rehearse};
+use crate::plan::{Plan, reads_nothing, rehearse};
 
 /// Key entries looked at in one statement: a second or so of reading, so that no snapshot is held for long.
 const SLICE: i64 = 100_000;
@@ -62,27 +62,8 @@ pub async fn is_left(client: &Client, plan: &Plan, remaining: &str) -> Result<bo
 
 /// Whether constraints in force rule out that a row is left to do: then the server plans to read nothing.
 pub async fn is_ruled_out(client: &Client, plan: &Plan, remaining: &str) -> Result<bool, Error> {
-    plan.session.begin_read_only(client, Bounds::LOOKUP).await?;
-    client.batch_execute("SET LOCAL constraint_exclusion = on").await?;
-    let sql = format!("EXPLAIN (FORMAT JSON) SELECT 1 {} WHERE {remaining}", plan.from_sql);
-    let asked = db::ask_as_is(client, &sql, &[]).await;
-    client.batch_execute("ROLLBACK").await?;
-    let rows = asked?;
-    // What cannot be read proves nothing.
-    let explained = serde_json::from_str(&rehearse::explain_text(&rows));
-    Ok(explained.is_ok_and(|plan| !scans(&plan)))
-}
-
-/// Whether any node of a plan reads something.
-fn scans(node: &serde_json::Value) -> bool {
-    match node {
-        serde_json::Value::Object(fields) => fields.iter().any(|(key, value)| {
-            (key == "Node Type" && value.as_str().is_some_and(|kind| kind.ends_with("Scan")))
-                || scans(value)
-        }),
-        serde_json::Value::Array(items) => items.iter().any(scans),
-        _ => false,
-    }
+    let sql = format!("SELECT 1 {} WHERE {remaining}", plan.from_sql);
+    reads_nothing(client, &plan.session, &sql).await
 }
 
 /// Looks at the whole table, in slices of the key where it cannot be read as a whole; then, if asked, only to the first slice with a row

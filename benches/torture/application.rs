@@ -9,7 +9,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio_postgres::{Client, NoTls};
 
-use crate::history::{History, Key};
+use crate::history::{History, Key, Work};
 
 /// Connections that write.
 const CLIENTS: u32 = 3;
@@ -104,6 +104,9 @@ fn statement(history: &History, fresh: u32, rng: &mut Rng) -> String {
         70..80 => format!(
             "with gone as (delete from t where r = {r} returning app) insert into ledger (kind, app) select 'delete', app from gone"
         ),
+        80..92 if history.work == Work::Settle => {
+            format!("update t set v = 'again', fate = 'owned' where r = {r} and fate = 'plain'")
+        }
         80..92 if history.adds() => {
             format!("update t set n = 100, fate = 'owned' where r = {r} and fate = 'plain'")
         }

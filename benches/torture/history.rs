@@ -25,6 +25,8 @@ pub enum Work {
     Add,
     /// The same, taken back by a rule instead of before-images.
     AddByRule,
+    /// The same for rows that are not done, and are done then; the application puts some of them back.
+    Settle,
 }
 
 /// A table and its backfill.
@@ -87,11 +89,20 @@ impl History {
                 Key::Partitioned,
             ],
         );
-        let works = [Work::Fill, Work::Join, Work::Add, Work::Add, Work::AddByRule];
+        let works = [
+            Work::Fill,
+            Work::Join,
+            Work::Add,
+            Work::Add,
+            Work::AddByRule,
+            Work::Settle,
+            Work::Settle,
+        ];
         let work = works[rng.usize(0..works.len())];
         let orders = ["", "", "order = \"key\"\n", "order = \"striped\"\nstripes = 3\n"];
         let places = ["order = \"physical\"\n", "order = \"physical\"\nstripes = 3\n"];
-        let may_walk = matches!(work, Work::Fill | Work::Join) && key != Key::Partitioned;
+        let is_safe = matches!(work, Work::Fill | Work::Join | Work::Settle);
+        let may_walk = is_safe && key != Key::Partitioned;
         let order = match may_walk && rng.bool() {
             true => places[rng.usize(0..places.len())],
             false => orders[rng.usize(0..orders.len())],
@@ -132,7 +143,7 @@ impl History {
     }
 
     pub fn adds(&self) -> bool {
-        matches!(self.work, Work::Add | Work::AddByRule)
+        matches!(self.work, Work::Add | Work::AddByRule | Work::Settle)
     }
 
     /// The columns of the key with types, and how row `i` gets them.
@@ -204,6 +215,9 @@ impl History {
             Work::AddByRule => {
                 "[[rule]]\nset = { n = \"n + 1\" }\n[undo]\nmode = \"statement\"\n[[undo.rule]]\nset = { n = \"n - 1\" }\n"
             }
+            Work::Settle => {
+                "[[rule]]\nwhen = \"v IS DISTINCT FROM 'done'\"\nset = { n = \"n + 1\", v = \"'done'\" }\n"
+            }
         };
         format!(
             "table = \"t\"\n{}{rule}[limits]\nworkers = {}\nchunk_rows_max = {}\nquarantine_max = 1000\n\
@@ -227,8 +241,11 @@ impl History {
                 ),
                 (
                     "what the application wrote is lost",
-                    "select count(*) from t where fate = 'owned' and n not in (100, 101)"
-                        .to_owned(),
+                    match self.work {
+                        Work::Settle => "select count(*) from t where fate = 'owned' and (v, n) not in (('again', 0), ('again', 1), ('done', 1), ('done', 2))",
+                        _ => "select count(*) from t where fate = 'owned' and n not in (100, 101)",
+                    }
+                    .to_owned(),
                 ),
             ]),
             false => promises.extend([
@@ -259,6 +276,16 @@ impl History {
                 (
                     "what the application wrote is lost",
                     "select count(*) from t where fate = 'owned' and n <> 100".to_owned(),
+                ),
+            ]),
+            Work::Settle => promises.extend([
+                (
+                    "a row was not given back",
+                    "select count(*) from t where fate in ('plain', 'new') and (n <> 0 or v is not null)".to_owned(),
+                ),
+                (
+                    "what the application wrote is lost",
+                    "select count(*) from t where fate = 'owned' and (v, n) not in (('again', 0), ('again', 1))".to_owned(),
                 ),
             ]),
             // A rule cannot tell what it is to leave alone.

@@ -166,6 +166,7 @@ pub(super) async fn drive(
         counts_hot,
         sql: Arc::new(sql),
         walk: walk.map(Arc::new),
+        sweep_comes_first: run.is_reverse() && run.walk_before.is_some(),
         has_quarantine: quarantined > 0,
         caution: Arc::default(),
     };

@@ -29,7 +29,7 @@ pub(super) async fn reverse(
     let (forward, source) = choose(ctx, &client, &newest, &left, run_id).await?;
     let mut job = make_job(ctx, &client, &forward, flags).await?;
     let images = ctx.store.images(forward.run_id);
-    job.plan.give_back(&images, &ctx.store.conflict_table(), 0, policy);
+    job.plan.give_back(&images, &ctx.store.notes(), 0, policy);
     let statement = job.plan.chunk_statement().to_owned();
     Step::Planned.reach();
     let new = NewReverse {
@@ -48,7 +48,7 @@ pub(super) async fn reverse(
     Step::Created.reach();
     ctx.store.log(&client, run_id, &who(), "created", &detail).await?;
     let run = ctx.store.run(&client, run_id).await?;
-    job.plan.give_back(&images, &ctx.store.conflict_table(), run_id, policy);
+    job.plan.give_back(&images, &ctx.store.notes(), run_id, policy);
     let exit = drive(ctx, client, job, run, flags, Next::Begin).await?;
     let older = left.iter().find(|left| **left != forward.run_id);
     if let (Some(older), false) = (older, matches!(exit, Exit::Stopped | Exit::Failed)) {
@@ -122,7 +122,7 @@ pub(super) async fn take_up(
         return finish_cancel(ctx, client, &run).await;
     }
     let images = ctx.store.images(forward.run_id);
-    job.plan.give_back(&images, &ctx.store.conflict_table(), run.run_id, policy);
+    job.plan.give_back(&images, &ctx.store.notes(), run.run_id, policy);
     drive(ctx, client, job, run, flags, next).await
 }
 

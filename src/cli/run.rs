@@ -118,6 +118,7 @@ pub(super) async fn register(
         key: &plan.key,
         ceiling: ceiling.as_ref(),
         leaves: plan.run_leaves(),
+        walk_before: plan.walk_before.filter(|_| plan.physical.is_some()),
         spec: pinned(spec, &digest, &plan),
         session: &plan.session,
         table_rows_estimate: plan.table_rows,

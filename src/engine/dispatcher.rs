@@ -108,6 +108,8 @@ pub struct Dispatcher<'l> {
     pub(super) passed: HashSet<usize>,
     /// Whether the next cut waits for the walk to be done.
     pub(super) waits_for_walk: bool,
+    /// Whether chunks of the sweep may be open, before which no chunk of the walk must be given back.
+    pub(super) sweep_comes_first: bool,
     /// Whether it has been told that the table was rewritten.
     pub(super) is_rewritten: bool,
     /// How to cancel the look under way behind a walk.
@@ -145,6 +147,7 @@ impl<'l> Dispatcher<'l> {
         let pacing = Pacing::new(pace);
         let limits = pacing.limits;
         work.database.resize(pool_size(limits.workers.value));
+        let sweep_comes_first = work.sweep_comes_first;
         Dispatcher {
             sizer: Sizer::new(
                 limits.chunk_time.value,
@@ -169,6 +172,7 @@ impl<'l> Dispatcher<'l> {
             unlogged: Vec::new(),
             passed: HashSet::new(),
             waits_for_walk: false,
+            sweep_comes_first,
             is_rewritten: false,
             look: None,
             is_unpublished: true,
@@ -200,7 +204,9 @@ impl<'l> Dispatcher<'l> {
             if self.is_over() && (self.ending.is_some() || !self.find_forgotten().await) {
                 break;
             }
-            if self.wants_chunks() {
+            if self.waits_for_sweep() {
+                self.look_for_sweep().await;
+            } else if self.wants_chunks() {
                 self.fetch_chunks().await;
             } else {
                 self.wait().await;
@@ -238,7 +244,9 @@ impl<'l> Dispatcher<'l> {
                 return;
             }
             if self.charged.is_none() {
-                let Some(chunk) = self.queue.pop(Instant::now()) else { return };
+                let (work, sweep_first) = (self.work.clone(), self.sweep_comes_first);
+                let may_start = |chunk: &Chunk| !sweep_first || !work.is_of_walk(chunk);
+                let Some(chunk) = self.queue.pop(Instant::now(), may_start) else { return };
                 let charge = self.pacing.charge(f64::from(chunk.keys) * self.sizer.selectivity());
                 self.charged = Some((chunk, charge));
             }

@@ -53,6 +53,8 @@ pub struct Work {
     pub sql: Arc<ChunkSql>,
     /// What is sent to the leaves that are walked by place.
     pub walk: Option<Arc<Walk>>,
+    /// Whether what was swept behind a walk must be given back before what was walked.
+    pub sweep_comes_first: bool,
     /// What every transaction pins.
     pub session: Session,
     /// The run.

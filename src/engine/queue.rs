@@ -32,10 +32,19 @@ impl Queue {
         self.delayed.push((due, chunk));
     }
 
-    /// The next chunk that may start now; one whose wait is over goes first.
-    pub fn pop(&mut self, now: Instant) -> Option<Chunk> {
-        let due = self.delayed.iter().position(|(due, _)| *due <= now);
-        due.map(|at| self.delayed.swap_remove(at).1).or_else(|| self.ready.pop_front())
+    /// The next chunk that may start now, of those that `may`; one whose wait is over goes first.
+    pub fn pop(&mut self, now: Instant, may: impl Fn(&Chunk) -> bool) -> Option<Chunk> {
+        let due = self.delayed.iter().position(|(due, chunk)| *due <= now && may(chunk));
+        if let Some(at) = due {
+            return Some(self.delayed.swap_remove(at).1);
+        }
+        let at = self.ready.iter().position(may)?;
+        self.ready.remove(at)
+    }
+
+    /// Whether there is a chunk of which something holds.
+    pub fn has(&self, holds: impl Fn(&Chunk) -> bool) -> bool {
+        self.ready.iter().chain(self.delayed.iter().map(|(_, chunk)| chunk)).any(holds)
     }
 
     /// How many may start without waiting for an error's delay.

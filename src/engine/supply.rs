@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::chunker::Sliced;
-use super::dispatcher::Dispatcher;
+use super::dispatcher::{Dispatcher, Ending};
 use super::{Setback, chunker};
 use crate::event::Event;
 use crate::state::{Chunk, Passed};
@@ -66,6 +66,43 @@ impl Dispatcher<'_> {
         }
     }
 
+    /// Whether all that is left to start is of a walk, and must not be before the state tables say that the sweep is given back. Halves of its
+    /// chunks have higher numbers than those of the walk, and may not have been read yet.
+    pub(super) fn waits_for_sweep(&self) -> bool {
+        let has_sweep = || self.queue.has(|chunk| !self.work.is_of_walk(chunk));
+        let is_idle = self.in_flight.is_empty() && self.charged.is_none() && !has_sweep();
+        let is_due = self.cut_due.is_none_or(|due| due <= Instant::now());
+        self.sweep_comes_first
+            && self.ending.is_none()
+            && !self.queue.is_empty()
+            && is_idle
+            && is_due
+    }
+
+    /// Asks for what is left of the sweep.
+    pub(super) async fn look_for_sweep(&mut self) {
+        let found = match self.work.database.get().await {
+            Err(error) => Err(Setback::from_connect(&error)),
+            Ok(client) => {
+                let found = self.work.store.sweep_left(&client, self.work.run_id, PAGE).await;
+                found.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))
+            }
+        };
+        match found {
+            Err(setback) => self.cut_failed(setback),
+            Ok(left) if !left.pending.is_empty() => {
+                (self.cut_due, self.cut_failures) = (None, 0);
+                self.saw(&left.pending);
+                self.queue.append(left.pending);
+            }
+            Ok(left) if left.has_failed => {
+                let why = "rows that were written twice may be among those of the chunks that failed: the rest waits for them";
+                self.end(Ending::Fail(why.to_owned()));
+            }
+            Ok(_) => self.sweep_comes_first = false,
+        }
+    }
+
     async fn load(&mut self) -> Result<(), Setback> {
         let client =
             self.work.database.get().await.map_err(|error| Setback::from_connect(&error))?;
@@ -78,6 +115,12 @@ impl Dispatcher<'_> {
                 chunks.into_iter().filter(|chunk| chunk.seq < first_new).collect();
             self.has_pages = chunks.len() as i64 == PAGE;
             self.paged_seq = chunks.last().map_or(self.paged_seq, |chunk| chunk.seq);
+            let is_new = |chunk: &Chunk| {
+                let is_it = |known: &Chunk| known.seq == chunk.seq;
+                let is_charged = self.charged.as_ref().is_some_and(|(known, _)| is_it(known));
+                !is_charged && !self.in_flight.contains_key(&chunk.seq) && !self.queue.has(is_it)
+            };
+            let chunks: Vec<Chunk> = chunks.into_iter().filter(is_new).collect();
             self.queue.append(chunks);
         } else {
             self.must_reload = false;

@@ -17,7 +17,7 @@ use crate::db::{self, Class, roll_back};
 use crate::key::{Bound, KeyRange, Place};
 use crate::plan::rehearse::typed;
 use crate::plan::{ChunkSql, place};
-use crate::state::{Cut, StoreError};
+use crate::state::{Chunk, Cut, StoreError};
 
 /// How long the look may take: a table of a hundred gigabytes is read in half of it. One that takes longer is swept key by key instead, in
 /// chunks that hold no snapshot.
@@ -51,6 +51,12 @@ impl Work {
     /// Whether a place is walked.
     pub(super) fn is_walked(&self, place: &Place) -> bool {
         let leaves = self.leaves.as_ref().zip(place.leaf());
+        leaves.is_some_and(|(leaves, number)| leaves.is_walked(number))
+    }
+
+    /// Whether a chunk is one of a walk.
+    pub(super) fn is_of_walk(&self, chunk: &Chunk) -> bool {
+        let leaves = self.leaves.as_ref().zip(chunk.range.leaf());
         leaves.is_some_and(|(leaves, number)| leaves.is_walked(number))
     }
 

@@ -12,6 +12,7 @@ mod forecast;
 mod guard;
 mod judge;
 mod leaves;
+mod limiting;
 pub mod operators;
 mod order;
 mod physical;
@@ -37,6 +38,8 @@ use checks::{
 pub use forecast::Forecast;
 use judge::{check_statement, has_few_values, judge_all, remaining, targets};
 pub use leaves::ByLeaf;
+pub use limiting::reads_nothing;
+use limiting::{limits_itself, oldest_transaction};
 pub use order::{Striping, Way};
 pub use physical::{Physical, Walk, place};
 pub use rehearse::Rehearsal;
@@ -125,6 +128,11 @@ pub struct Plan {
     pub rows_to_do: i64,
     /// Whether every value that the rules write is the same for all rows of the rule.
     pub has_few_values: bool,
+    /// Whether it leaves alone from then on what it has written.
+    limits_itself: bool,
+    /// A run by place walks row versions that are older than this transaction and no others, so that it meets no row twice before the
+    /// sweep; none where it may.
+    pub walk_before: Option<i64>,
     /// Whether triggers of the table fire, which may write other values.
     pub has_triggers: bool,
     /// Indexes that make the updates non-HOT because they mention a written column.
@@ -217,6 +225,8 @@ impl Plan {
             spec: spec.clone(),
             targets: targets.clone(),
             has_few_values: has_few_values(spec, &uses),
+            limits_itself: false,
+            walk_before: None,
             has_triggers: false,
             hot_blockers: Vec::new(),
             published,
@@ -245,12 +255,17 @@ impl Plan {
         if accepted.only_reads {
             return Ok(plan);
         }
+        plan.limits_itself = limits_itself(client, &plan, &uses).await?;
+        if plan.limits_itself && plan.needs_order() {
+            plan.walk_before = Some(oldest_transaction(client).await.map_err(lookup)?);
+        }
         plan.set_way(None)?;
         let mut misled = guard::guard(client, &plan).await?;
         if misled.is_some() && plan.way.is_physical && spec.order.kind != Kind::Physical {
             plan.set_way(Some(false))?;
             misled = guard::guard(client, &plan).await?;
         }
+        plan.warnings.extend(plan.scattered_warning());
         plan.warnings.extend(checks::fill_warning(
             plan.met(),
             plan.hot_blockers.is_empty() && plan.way.striping.is_none(),

@@ -7,9 +7,11 @@
 //! table finds the rows that are left to do, and the sweep's chunks list their keys. Where these are too many, or the look does not come to
 //! an end, the sweep looks at every key.
 //!
-//! A row may then be looked at twice, so this is for statements that do nothing the second time: those that fill one column. Where the
-//! application empties it again meanwhile, it may be filled again, and two before-images kept; both say NULL, so that it does not matter
-//! which of them is given back first.
+//! A row may then be looked at twice, so this is for statements that do nothing the second time (see [`super::limiting`]). The application may
+//! still undo meanwhile what was written, so that the row is written again, and two before-images of it are kept. Where one column is
+//! filled, both say NULL, and it does not matter which of them is given back first. Otherwise the later one must be. So the walk passes over
+//! every row version that is not older than the run, its own among them: it writes no row twice, and what the sweep writes is later than
+//! what the walk wrote. A reverse run gives back all of the sweep first.
 
 use super::leaves::Trial;
 use super::rehearse::ROWS;
@@ -17,6 +19,7 @@ use super::statement::{Builder, ByRange, ChunkSql};
 use super::table::Table;
 use super::{Plan, Refusal};
 use crate::key::{Bound, Form, KeyRange, LEAF, Leaf, Leaves, Part, Place, Striped};
+use crate::spec::Kind;
 use crate::state::Run;
 use crate::undo::UndoMode;
 
@@ -72,11 +75,11 @@ impl Plan {
             () if self.server.version_num < RANGES_OF_PLACES_MIN => {
                 Some("servers older than 14 cannot look for ranges of places")
             }
-            () if !self.spec.only_fills() => Some(
-                "it sets a column, and a row that moves while the backfill runs would be set twice",
-            ),
-            () if self.written.len() > 1 => Some(
-                "it fills several columns, and of a row that is met twice the before-images would have to be given back in their order",
+            () if !self.limits_itself && self.only_fills() => {
+                Some("it fills several columns, and one of them may depend on another")
+            }
+            () if !self.limits_itself => Some(
+                "a row that it has set may still be one that its `when` picks, and would be set twice",
             ),
             () if self.has_triggers => {
                 Some("a trigger may undo what is filled, and the row would be met again")
@@ -86,6 +89,20 @@ impl Plan {
             }
             () => None,
         }
+    }
+
+    /// That rows are gone through key by key although they lie all over the heap, and why.
+    pub(super) fn scattered_warning(&self) -> Option<String> {
+        let is_chosen = self.spec.order.kind != Kind::Key && self.is_slow_by_key();
+        let why = self.no_places().filter(|_| is_chosen)?;
+        Some(format!(
+            "the order of the key is not that of the heap, so nearly every row is on a page of its own; by place it cannot be gone through: {why}"
+        ))
+    }
+
+    /// Whether it matters in which order two before-images of a row are given back.
+    pub(super) fn needs_order(&self) -> bool {
+        !self.only_fills() || self.written.len() > 1
     }
 
     /// The two ways through the table; none when it is empty.
@@ -103,13 +120,16 @@ impl Plan {
     /// Goes on as a run in physical order began; refuses when the spec has become one whose rows must not be met twice.
     pub(super) fn set_walk_of(&mut self, run: &Run) -> Result<(), Refusal> {
         let leaves = run.leaves.as_ref().filter(|_| run.is_walked());
-        if let (Some(_), Some(why)) = (leaves, self.no_places()) {
+        let is_unordered = self.needs_order() && run.walk_before.is_none();
+        let other = is_unordered.then_some("it began as one that fills a single column");
+        if let (Some(_), Some(why)) = (leaves, self.no_places().or(other)) {
             return Err(Refusal::new(
                 format!("run {} goes by place in the heap: {why}", run.run_id),
                 "the run would not be exact",
                 format!("restore the spec; or give the run up: `backfill cancel {}`", run.name),
             ));
         }
+        self.walk_before = run.walk_before;
         self.physical = leaves.map(|leaves| self.physical(leaves.clone()));
         self.way.is_physical = self.physical.is_some();
         Ok(())
@@ -118,7 +138,7 @@ impl Plan {
     fn physical(&self, leaves: Leaves) -> Physical {
         let rows_a_page = rows_a_page(&self.table, self.table_rows).max(1.0);
         let sweep = self.builder().of_leaves();
-        let walk = self.builder().of_places();
+        let walk = self.builder().of_places(self.walk_before);
         let walk = Walk {
             sql: walk.chunk_sql(),
             rows_a_page,
@@ -160,9 +180,20 @@ impl Plan {
 }
 
 impl<'a> Builder<'a> {
-    /// The same for ranges of places.
-    pub(super) fn of_places(self) -> Builder<'a> {
-        Builder { leaf: Some(LEAF.to_owned()), is_walk: true, ..self }
+    /// The same for ranges of places, of row versions `older_than` a transaction if that is given.
+    pub(super) fn of_places(self, older_than: Option<i64>) -> Builder<'a> {
+        Builder { leaf: Some(LEAF.to_owned()), is_walk: true, older_than, ..self }
+    }
+
+    /// A range without row versions of a transaction or of later ones. The age of a version counts back from this transaction, modulo
+    /// four billion, so that two billion transactions later nothing is older: the sweep then does what the walk does not.
+    pub(super) fn older_sql(&self, range: &str, xid: i64) -> String {
+        format!(
+            "{range} AND pg_catalog.age({}.xmin)::pg_catalog.int8 OPERATOR(pg_catalog.>) \
+             (SELECT LEAST(pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8 OPERATOR(pg_catalog.-) {xid}::pg_catalog.int8, \
+             2147483647::pg_catalog.int8))",
+            self.name()
+        )
     }
 
     /// The keys left to do. Put in order apart from being found, or the planner would read the table in that order, by its index. Keys that

@@ -11,8 +11,8 @@ use super::capture::{Elsewhere, Keep};
 use super::statement::Builder;
 use crate::key::{Form, Key, KeyColumn};
 use crate::mutation::Guard;
-use crate::sql::{Ident, QualifiedName};
-use crate::state::{Field, Images, Side};
+use crate::sql::Ident;
+use crate::state::{Field, Images, Notes, Side};
 use crate::undo::Conflicts;
 
 /// Where a reverse run reads and notes.
@@ -21,8 +21,8 @@ pub struct Restore<'a> {
     pub images: &'a Images,
     /// Their fields.
     pub fields: &'a [Field],
-    /// Where conflicts are noted.
-    pub conflicts: &'a QualifiedName,
+    /// Where conflicts and rows set aside are noted.
+    pub notes: &'a Notes,
     /// The reverse run.
     pub run_id: i64,
     /// What is done about them.
@@ -214,7 +214,7 @@ impl Builder<'_> {
              SELECT (SELECT count(*) FROM {RESTORED}), (SELECT count(*) FROM {IMAGE}){given_back},\n       \
              (SELECT count(*) FROM {NOTED} WHERE {left_alone}), 0::int8,\n       \
              (SELECT key FROM {NOTED} WHERE {left_alone} LIMIT 1)",
-            restore.conflicts,
+            restore.notes.conflicts,
             restore.run_id,
             key.join(", "),
         )
@@ -252,8 +252,15 @@ impl Builder<'_> {
             let fields = restore.fields.iter().filter(is_read);
             let rows = restore.images.unpacked(fields, side, seq, alias);
             let range = match self.is_walk {
-                // What was done by place is all of the chunk's before-images; only halves of it have ends, and those are keys.
-                true => "true".to_owned(),
+                // What was done by place is all of the chunk's before-images; only halves of it have ends, and those are keys. But of a
+                // row whose later before-image could not be given back, the earlier one must not be.
+                true => format!(
+                    "NOT EXISTS (SELECT FROM {} AS backfill_aside WHERE backfill_aside.run_id OPERATOR(pg_catalog.=) {}::int8 \
+                     AND backfill_aside.key OPERATOR(pg_catalog.=) {})",
+                    restore.notes.set_aside,
+                    restore.run_id,
+                    key.array_sql(&Ident::new(alias)),
+                ),
                 false => key.range_sql(&Ident::new(alias), form.unstriped(), 1),
             };
             format!("{rows}\n WHERE {range}")

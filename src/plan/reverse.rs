@@ -11,8 +11,8 @@ use super::table::{Column, Table};
 use super::{Accepted, Plan, PlanError, Way, operators, surroundings, targets, usable_server};
 use crate::db::{self, Session};
 use crate::spec::Spec;
-use crate::sql::{Ident, QualifiedName};
-use crate::state::{Field, FieldType, Images, Run};
+use crate::sql::Ident;
+use crate::state::{Field, FieldType, Images, Notes, Run};
 use crate::undo::{Conflicts, UndoMode};
 
 /// What a reverse run needs to know of the run that it takes back.
@@ -91,6 +91,8 @@ impl Plan {
             spec: spec.clone(),
             targets: targets.clone(),
             has_few_values: false,
+            limits_itself: true,
+            walk_before: None,
             has_triggers: false,
             hot_blockers: Vec::new(),
             published,
@@ -111,11 +113,11 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Turns the statements to the way back of `reverse_run`, noting conflicts in `conflicts`.
+    /// Turns the statements to the way back of `reverse_run`.
     pub fn give_back(
         &mut self,
         images: &Images,
-        conflicts: &QualifiedName,
+        notes: &Notes,
         reverse_run: i64,
         policy: Conflicts,
     ) {
@@ -124,7 +126,7 @@ impl Plan {
             let in_table = Restore {
                 images,
                 fields: &fields,
-                conflicts,
+                notes,
                 run_id: reverse_run,
                 policy,
                 place: Rows::InTable,
@@ -142,7 +144,7 @@ impl Plan {
             // What is done by place moves; it is found by its key wherever it is.
             if let Some(mut physical) = self.physical.take() {
                 let anywhere = Restore { place: Rows::Anywhere, may_repeat: true, ..in_table };
-                physical.walk.sql.keep = Some(self.builder().of_places().restore(&anywhere));
+                physical.walk.sql.keep = Some(self.builder().of_places(None).restore(&anywhere));
                 physical.sweep.keep = Some(self.builder().of_leaves().restore(&anywhere));
                 (physical.walk.sql.ambiguous, physical.sweep.ambiguous) = (None, None);
                 self.physical = Some(physical);

@@ -49,7 +49,8 @@ impl Plan {
             self.leaves = Some(Ok(by_leaf));
         }
         if let Some(mut physical) = self.physical.take() {
-            physical.walk.sql.keep = self.capture(images, &self.builder().of_places(), true);
+            physical.walk.sql.keep =
+                self.capture(images, &self.builder().of_places(self.walk_before), true);
             physical.sweep.keep = self.capture(images, &self.builder().of_leaves(), true);
             self.physical = Some(physical);
         }

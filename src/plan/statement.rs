@@ -77,6 +77,8 @@ pub struct Builder<'a> {
     pub leaf: Option<String>,
     /// Whether ranges are of places in the heap instead of keys.
     pub is_walk: bool,
+    /// Row versions of this transaction and of later ones are in no range of places.
+    pub older_than: Option<i64>,
 }
 
 impl<'a> Builder<'a> {
@@ -87,7 +89,7 @@ impl<'a> Builder<'a> {
         key: &'a Key,
         targets: &'a [Target],
     ) -> Builder<'a> {
-        Builder { spec, table, key, targets, leaf: None, is_walk: false }
+        Builder { spec, table, key, targets, leaf: None, is_walk: false, older_than: None }
     }
 }
 
@@ -103,7 +105,10 @@ impl Builder<'_> {
     /// The predicate of a range, whose parameters come first.
     pub(super) fn range_sql(&self, form: Form) -> String {
         match self.is_walk {
-            true => Key::places().range_sql(self.name(), form, 1),
+            true => {
+                let range = Key::places().range_sql(self.name(), form, 1);
+                self.older_than.map_or(range.clone(), |xid| self.older_sql(&range, xid))
+            }
             false => self.key.range_sql(self.name(), form, 1),
         }
     }

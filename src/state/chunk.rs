@@ -123,6 +123,15 @@ pub struct WalkLeft {
     pub keys: Vec<Bound>,
 }
 
+/// What a sweep has left.
+#[derive(Debug)]
+pub struct SweepLeft {
+    /// Its chunks that are still to be done, or the first of them.
+    pub pending: Vec<Chunk>,
+    /// Whether one of its chunks failed.
+    pub has_failed: bool,
+}
+
 /// A row that was set aside.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Quarantined {

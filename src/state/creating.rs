@@ -30,7 +30,7 @@ impl Store {
             new.leaves.map(|leaves| leaves.0.iter().map(|leaf| leaf.oid).collect());
         let ceilings = new.leaves.map(ceilings_to_json);
         let walked = new.leaves.map_or(0, Leaves::walked) as i32;
-        let params: [Param<'_>; 20] = [
+        let params: [Param<'_>; 21] = [
             (&new.name, Type::TEXT),
             (&new.table_name, Type::TEXT),
             (&new.table_oid, Type::OID),
@@ -51,6 +51,7 @@ impl Store {
             (&new.is_again, Type::BOOL),
             (&walked, Type::INT4),
             (&new.after.unwrap_or_default(), Type::INT8),
+            (&new.walk_before, Type::INT8),
         ];
         let rows = self.rows(client, "create the run", &self.sql.create_run, &params).await?;
         let Some(run_id) = rows.first().map(|row| row.get(0)) else { return Ok(None) };

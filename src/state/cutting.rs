@@ -1,9 +1,11 @@
 //! The statements that make chunks.
 
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
 
-use super::{Address, Chunk, Cut, CutTo, Param, Result, Store, StoreError, WalkLeft, json, one};
+use super::{
+    Address, Chunk, Cut, CutTo, Param, Result, Store, StoreError, SweepLeft, WalkLeft, json, one,
+};
 use crate::key::Bound;
 
 impl Store {
@@ -30,6 +32,16 @@ impl Store {
         let row = one(&rows)?;
         let keys: Vec<Vec<String>> = json(row.get(1))?;
         Ok(WalkLeft { open: row.get(0), keys: keys.into_iter().map(Bound).collect() })
+    }
+
+    /// What the sweep of a run in physical order has left to do, so many chunks at most.
+    pub async fn sweep_left(&self, client: &Client, run_id: i64, limit: i64) -> Result<SweepLeft> {
+        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&limit, Type::INT8)];
+        let what = "look at what the sweep has left";
+        let rows = self.rows(client, what, &self.sql.sweep_left, &params).await?;
+        let (failed, pending): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.get(6));
+        let pending = pending.into_iter().map(Chunk::read).collect();
+        Ok(SweepLeft { pending, has_failed: !failed.is_empty() })
     }
 
     /// Leaves keys of a walked chunk to the sweep. Part of the transaction that marks the chunk done.

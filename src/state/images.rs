@@ -80,6 +80,15 @@ pub struct FieldType {
     pub modifier: i32,
 }
 
+/// Where a reverse run notes what it did not simply give back.
+#[derive(Clone, Debug)]
+pub struct Notes {
+    /// The table of conflicts.
+    pub conflicts: QualifiedName,
+    /// The table of rows set aside.
+    pub set_aside: QualifiedName,
+}
+
 /// A row that a reverse run did not simply give back.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Conflict {
@@ -218,9 +227,10 @@ impl Store {
         Images { run_id: 0, table: QualifiedName::new("pg_temp", "backfill_before_image") }
     }
 
-    /// The table of conflicts.
-    pub fn conflict_table(&self) -> QualifiedName {
-        QualifiedName::new(self.schema().as_str(), "conflict")
+    /// The tables of a reverse run's notes.
+    pub fn notes(&self) -> Notes {
+        let table = |name| QualifiedName::new(self.schema().as_str(), name);
+        Notes { conflicts: table("conflict"), set_aside: table("quarantine") }
     }
 
     /// The types that the before-images of a run were kept in.

@@ -22,9 +22,11 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use access::only_reads;
-pub use chunk::{Chunk, Claim, Cover, Cut, CutTo, Done, Mark, Quarantined, Sums, WalkLeft};
+pub use chunk::{
+    Chunk, Claim, Cover, Cut, CutTo, Done, Mark, Quarantined, Sums, SweepLeft, WalkLeft,
+};
 pub use images::Standing;
-pub use images::{Conflict, Field, FieldType, Images, Side};
+pub use images::{Conflict, Field, FieldType, Images, Notes, Side};
 pub use leaves::Passed;
 pub use records::{Actor, LogLine, NewReverse, NewRun, NewUndo, PinnedSpec};
 use records::{json, one, read_run};
@@ -177,6 +179,7 @@ statements!(
     split_chunk,
     storage,
     strays,
+    sweep_left,
     stretches,
     transition,
     walk_left,

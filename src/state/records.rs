@@ -26,6 +26,8 @@ pub struct NewRun<'a> {
     pub ceiling: Option<&'a Bound>,
     /// The leaves, when it goes through the table leaf by leaf; the ceiling is that of the last then.
     pub leaves: Option<&'a Leaves>,
+    /// What [`Run::walk_before`] is to be.
+    pub walk_before: Option<i64>,
     /// The spec as pinned.
     pub spec: PinnedSpec<'a>,
     /// The settings that give the spec's SQL its meaning.
@@ -180,6 +182,7 @@ pub(super) fn read_run(row: &Row) -> Result<Run> {
         key: Key { columns: columns.into_iter().map(column).collect() },
         ceiling: row.get::<_, Option<Vec<String>>>(9).map(Bound),
         leaves: leaves(row.get(45), row.get(46), row.get(47))?,
+        walk_before: row.get(48),
         cut_upto: row.get::<_, Option<Vec<String>>>(10).map(Bound),
         fully_cut: row.get(11),
         next_seq: row.get(12),

@@ -205,6 +205,9 @@ pub struct Run {
     pub ceiling: Option<Bound>,
     /// The leaves that it goes through one after the other; none for a run through the table as a whole.
     pub leaves: Option<Leaves>,
+    /// Of a run by place, or one that takes it back: only row versions older than this transaction are walked, and what the sweep wrote must
+    /// be given back before what was walked. None where a row may be met twice to no harm.
+    pub walk_before: Option<i64>,
     /// The end of the last chunk cut.
     pub cut_upto: Option<Bound>,
     /// Whether the ceiling has been reached by cutting.

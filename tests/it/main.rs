@@ -20,6 +20,7 @@ mod foreign;
 mod fuzz;
 mod guards;
 mod laws;
+mod limiting;
 mod migrate;
 mod migrate_lint;
 mod migrate_locks;

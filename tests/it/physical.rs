@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use crate::support::{Db, Sql, Started, Which, wait_for};
 
 /// Rows in an order that is not the key's.
-fn full(db: &Db, rows: u32) {
+pub(crate) fn full(db: &Db, rows: u32) {
     db.sql.run(&format!(
         "create table t (id uuid primary key, d int not null, v text, n int not null default 0, body text);
          alter table t set (autovacuum_enabled = off);
@@ -14,7 +14,7 @@ fn full(db: &Db, rows: u32) {
 }
 
 /// The same, behind a fifth of pages that have room and no rows.
-fn scattered(db: &Db, rows: u32) {
+pub(crate) fn scattered(db: &Db, rows: u32) {
     full(db, rows + rows / 4);
     db.sql.run(
         "delete from t where ctid < (select format('(%s,0)', pg_relation_size('t') / 8192 / 5)::tid)",
@@ -43,7 +43,7 @@ fn is_done_once(db: &Db, run: i64) {
 }
 
 /// Moves rows of the last pages, which the walk comes to last, to the first ones, where it has been.
-fn move_back(db: &Db) {
+pub(crate) fn move_back(db: &Db) {
     db.sql.run(
         "update t set n = n + 1 where ctid > (select format('(%s,0)', pg_relation_size('t') / 8192 - 20)::tid) and v is null",
     );
@@ -266,7 +266,11 @@ fn a_run_by_place_is_not_gone_on_with_by_another_kind_of_spec() {
     db.stop_half_way("fill", "pause").exits(4);
     db.spec("fill", "table = \"t\"\n[[rule]]\nset = { v = \"md5(id::text)\" }\n");
     let ran = db.backfill(&["resume", "fill", "--accept-change"]).exits(3);
-    ran.says("run 1 goes by place in the heap: it sets a column").says("backfill cancel fill");
+    ran.says("run 1 goes by place in the heap: a row that it has set").says("backfill cancel fill");
+    let once = "table = \"t\"\n[[rule]]\nwhen = \"v is null\"\nset = { v = \"'x'\" }\n";
+    db.spec("fill", once);
+    let ran = db.backfill(&["resume", "fill", "--accept-change"]).exits(3);
+    ran.says("it began as one that fills a single column").says("backfill cancel fill");
     db.spec("fill", &FILL.replace("physical", "key"));
     db.backfill(&["resume", "fill", "--accept-change"]).exits(0);
     is_done_once(&db, 1);
@@ -405,9 +409,9 @@ fn what_cannot_be_gone_through_by_place_is_refused_in_words() {
     };
     let order = "order = \"physical\"\n";
     let set = format!("table = \"t\"\n{order}[[rule]]\nset = {{ n = \"n + 1\" }}\n");
-    refused(&set, "it sets a column");
-    let both = FILL.replace("fill = {", "fill = { body = \"'b'\",");
-    refused(&both, "it fills several columns");
+    refused(&set, "a row that it has set may still be one that its `when` picks");
+    let both = FILL.replace("fill = {", "fill = { body = \"v\",");
+    refused(&both, "it fills several columns, and one of them may depend on another");
     db.sql.run(
         "create function empty() returns trigger language plpgsql as 'begin new.v := null; return new; end';
          create trigger empty before update on t for each row execute function empty()",
@@ -447,6 +451,12 @@ fn it_is_chosen_for_a_key_whose_order_is_not_that_of_the_heap() {
         let plan = db.backfill(&["plan", name, "--json"]).exits(0).json();
         assert_eq!(plan["order"]["by_place"], false, "{plan}");
     }
+    let once = "[[rule]]\nwhen = \"v is null\"\nset = { v = \"'x'\" }\n";
+    db.spec("random", &format!("table = \"random\"\n{once}"));
+    db.backfill(&["plan", "random"]).exits(0).prints("by place, then what was moved");
+    db.spec("random", "table = \"random\"\n[[rule]]\nset = { v = \"body\" }\n");
+    let plan = db.backfill(&["plan", "random"]).exits(0);
+    plan.prints("by place it cannot be gone through: a row that it has set");
     db.spec("random", "table = \"random\"\n[[rule]]\nfill = { v = \"'x'\" }\n");
     let plan = db.backfill(&["plan", "random"]).exits(0);
     plan.prints("by place, then what was moved meanwhile by key (id)").prints("\"ctid\" >");

@@ -11,10 +11,10 @@ with source as (
 ), made as (
     insert into {schema}.run
         (name, direction, reverses, state, table_name, table_oid, key, ceiling, cut_upto, fully_cut, next_seq, spec_digest,
-         spec_text, statement, remaining, session, table_rows_estimate, created_by, undo, undo_columns, conflicts, leaves, leaf_ceilings, leaf_bounds, leaf_ties, walked)
+         spec_text, statement, remaining, session, table_rows_estimate, created_by, undo, undo_columns, conflicts, leaves, leaf_ceilings, leaf_bounds, leaf_ties, walked, walk_before)
     select name, 'reverse', run_id, 'running', table_name, table_oid, key, ceiling, ceiling, true,
            (select count(*) + 1 from source), spec_digest, spec_text, $3, null, session,
-           (select coalesce(sum(keys), 0) from source), $4, undo, undo_columns, $5, leaves, leaf_ceilings, leaf_bounds, leaf_ties, walked
+           (select coalesce(sum(keys), 0) from source), $4, undo, undo_columns, $5, leaves, leaf_ceilings, leaf_bounds, leaf_ties, walked, walk_before
       from {schema}.run
      where run_id = $1
        and not exists (select from {schema}.run where name = $6 and run_id > $7)

@@ -5,7 +5,7 @@ select run_id, name, direction, state, epoch, control_version, table_name, table
        created_by, to_json(created_at)#>>'{}', to_json(started_at)#>>'{}', to_json(updated_at)#>>'{}',
        to_json(finished_at)#>>'{}', reverses, spec_text, undo, undo_columns::text,
        to_json(pruned_at)#>>'{}', conflicts, throttle_by, window_name, window_until, wal_limit_bytes_per_s,
-       spent::text, wal_bytes_per_row, leaves, leaf_ceilings::text, walked
+       spent::text, wal_bytes_per_row, leaves, leaf_ceilings::text, walked, walk_before
   from {schema}.run
  where name = $1 or run_id = $2
  order by run_id desc
