@@ -102,10 +102,15 @@ pub enum Event {
         /// Its name, if it is still a table.
         partition: String,
     },
-    /// The table was rewritten while it was walked by place: what the walk does not meet any more is swept by key.
+    /// The table was rewritten while it was walked by place: what the walk does not meet any more is done behind it.
     Rewritten {},
     /// The table has been walked by place, and is looked at as a whole for what is left.
     Looking {},
+    /// Rows are left in a table without a key: it is walked once more.
+    Again {
+        /// Which round it is, from 2.
+        round: usize,
+    },
     /// What the walk has left is swept by key.
     Sweeping {
         /// Rows left to do; null when there are too many to be listed, and every key is looked at.

@@ -50,7 +50,11 @@ impl Spread {
 
     /// Reads it back.
     pub fn parse(word: String) -> Spread {
-        if word == "%" { Spread::Remainder } else { Spread::Hash(word) }
+        match word.as_str() {
+            "%" => Spread::Remainder,
+            "ctid" => Spread::Item,
+            _ => Spread::Hash(word),
+        }
     }
 }
 
@@ -84,6 +88,11 @@ impl Key {
             spread: Some(Spread::Item),
         };
         Key { columns: vec![place] }
+    }
+
+    /// Whether it is places in the heap, which stand in for a key that there is not.
+    pub fn is_places(&self) -> bool {
+        self.columns.first().is_some_and(|column| column.spread == Some(Spread::Item))
     }
 
     /// `"t"."a", "t"."b"`: the columns qualified by the target's name.

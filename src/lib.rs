@@ -33,7 +33,7 @@
 //! 3. In flight, interrupted, percentages and times left are derived, never stored.
 //! 4. Keys are opaque text here; only the server compares them.
 //! 5. The end is reached when the ceiling is passed, never because a chunk wrote no row. A place in the heap proves nothing: what was
-//!    walked is swept by key.
+//!    walked is swept by key, or where there is no key walked again until a look finds nothing left.
 //! 6. Errors are sorted by SQLSTATE in one place ([`db::error`]), COMMIT's own included.
 //! 7. A chunk's future is never cancelled from outside; time is bounded on the server.
 //! 8. Events and counters are made from what has been committed.

@@ -40,7 +40,7 @@ impl Tally {
                 self.rows_here += rows;
             }
             // Every key is looked at once more.
-            Event::Sweeping { rows: None } => self.keys_total += self.keys,
+            Event::Sweeping { rows: None } | Event::Again { .. } => self.keys_total += self.keys,
             Event::Throttle { verdict, reason, .. } => {
                 self.held = (*verdict != "proceed").then(|| format!("{verdict}: {reason}"));
             }
@@ -82,9 +82,10 @@ fn remark(event: &Event) -> Option<String> {
         }
         Event::NotVacuumed { reason } => Some(format!("no vacuum: {reason}")),
         Event::Rewritten {} => Some(
-            "the table was rewritten: what the walk by place does not meet any more is swept by key"
+            "the table was rewritten: what the walk by place does not meet any more is done behind it"
                 .to_owned(),
         ),
+        Event::Again { round } => Some(format!("rows are left: round {round} through the table")),
         Event::Looking {} => {
             Some("walked by place; looking for rows that are left to do".to_owned())
         }

@@ -25,6 +25,9 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 /// as long; so a snapshot is held meanwhile.
 const AS_A_WHOLE: Duration = Duration::from_secs(600);
 
+/// The same for a table without a key, which cannot be looked at in slices: rows move, and between two looks they would not be met.
+const WITHOUT_KEY: Duration = Duration::from_secs(12 * 3600);
+
 /// Of one slice; it reads a hundred thousand rows.
 const OF_A_SLICE: Duration = Duration::from_secs(300);
 
@@ -41,7 +44,11 @@ pub struct Findings {
 
 /// Whether a row is left to do: the first one found ends the search.
 pub async fn is_left(client: &Client, plan: &Plan, remaining: &str) -> Result<bool, Error> {
-    let at_once = if plan.is_slow_by_key() { AS_A_WHOLE } else { AT_ONCE };
+    let at_once = match plan.key.is_places() {
+        true => WITHOUT_KEY,
+        false if plan.is_slow_by_key() => AS_A_WHOLE,
+        false => AT_ONCE,
+    };
     let bounds = Bounds { lock: AT_ONCE, statement: at_once, is_durable: true };
     plan.session.begin_read_only(client, bounds).await?;
     // Here reading the table from its beginning may well be the fastest way to a row.
@@ -53,7 +60,7 @@ pub async fn is_left(client: &Client, plan: &Plan, remaining: &str) -> Result<bo
     client.batch_execute("ROLLBACK").await?;
     match asked {
         Ok(rows) => Ok(!rows.is_empty()),
-        Err(error) if sqlstate(&error) == Some("57014") => {
+        Err(error) if sqlstate(&error) == Some("57014") && !plan.key.is_places() => {
             Ok(in_slices(client, plan, remaining, true).await?.remaining > 0)
         }
         Err(error) => Err(error),
@@ -74,7 +81,7 @@ pub async fn walk(
     remaining: &str,
     to_first: bool,
 ) -> Result<Findings, Error> {
-    if plan.is_slow_by_key()
+    if (plan.is_slow_by_key() || plan.key.is_places())
         && let Some(findings) = as_a_whole(client, plan, remaining).await?
     {
         return Ok(findings);
@@ -89,7 +96,8 @@ async fn as_a_whole(
     remaining: &str,
 ) -> Result<Option<Findings>, Error> {
     let Some(ceiling) = plan.ceiling.clone() else { return Ok(None) };
-    let bounds = Bounds { lock: AT_ONCE, statement: AS_A_WHOLE, is_durable: true };
+    let statement = if plan.key.is_places() { WITHOUT_KEY } else { AS_A_WHOLE };
+    let bounds = Bounds { lock: AT_ONCE, statement, is_durable: true };
     let range = KeyRange::new(None, ceiling);
     let table = &plan.table.name;
     let all = plan.key.range_sql(&table.name, range.form(), 1);
@@ -111,7 +119,7 @@ async fn as_a_whole(
             remaining: left.first().map_or(0, |row| row.get(0)),
             examples: left.first().and_then(|row| row.get(1)).unwrap_or_default(),
         })),
-        Err(error) if sqlstate(&error) == Some("57014") => Ok(None),
+        Err(error) if sqlstate(&error) == Some("57014") && !plan.key.is_places() => Ok(None),
         Err(error) => Err(error),
     }
 }

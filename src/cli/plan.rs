@@ -182,11 +182,20 @@ fn as_text(
             bytes(plan.table.heap_bytes.max(0).unsigned_abs())
         ),
     );
-    line("key", format!("({}) by index {}", plan.key.plain(), plan.index));
+    line(
+        "key",
+        match plan.key.is_places() {
+            true => "none: by place, and without a way back".to_owned(),
+            false => format!("({}) by index {}", plan.key.plain(), plan.index),
+        },
+    );
     match &plan.ceiling {
         Some(_) if plan.by_leaf().is_some() => {
             let own = "of each leaf its own greatest key (rows inserted behind it, or into a leaf that is empty now, are the application's)";
             line("ceiling", own.to_owned());
+        }
+        Some(_) if plan.key.is_places() => {
+            line("ceiling", "none: rows inserted while it runs are done too".to_owned());
         }
         Some(ceiling) => {
             line("ceiling", format!("{ceiling} (rows inserted behind it are the application's)"));

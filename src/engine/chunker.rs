@@ -34,6 +34,8 @@ pub struct Sliced {
     pub is_rewritten: bool,
     /// What is swept, where that begins: so many rows, or none where every key is looked at.
     pub swept: Option<Option<usize>>,
+    /// The number of the round that begins.
+    pub again: Option<usize>,
 }
 
 /// How to cut.
@@ -96,7 +98,7 @@ async fn slice(work: &Work, cutting: Cutting, left: Option<&Left>) -> Result<Nex
         let cut = work.store.within().read_cut(client, work.run_id, work.epoch).await;
         let cut = cut.map_err(|e| store(e, started))?;
         let (after, mut cuts, mut fully_cut) = (cut.upto, Vec::new(), cut.is_whole);
-        let mut swept = None;
+        let (mut swept, mut again) = (None, None);
         let mut used = cutting;
         while !fully_cut && cuts.len() < used.count as usize {
             let begun = cuts.last().map(|cut: &Cut| &cut.upto).or(after.as_ref());
@@ -106,17 +108,33 @@ async fn slice(work: &Work, cutting: Cutting, left: Option<&Left>) -> Result<Nex
                 break;
             };
             let fitting = cutting.fit(work, &place);
-            let begins_sweep = work.is_whole_sweep(&place, &range);
+            let begins_sweep = work.is_behind_walk(&place, &range);
             if (fitting != used || begins_sweep) && !cuts.is_empty() {
                 break;
             }
             used = fitting;
             let listed = match left.filter(|_| begins_sweep) {
                 None if begins_sweep => return Ok(Next::Sweep(place, range.upto)),
+                Some(left) if work.is_in_rounds() => {
+                    if let Left::Keys(keys) = left
+                        && keys.is_empty()
+                    {
+                        let inside = work.store.within();
+                        let end = inside.end_cut(client, (work.run_id, work.epoch)).await;
+                        end.map_err(|e| store(e, started))?;
+                        return Ok(Next::Sliced(Sliced { fully_cut: true, ..Sliced::default() }));
+                    }
+                    if work.is_behind_rounds(&place) {
+                        return Err(Setback::Fault(walk::is_endless(left)));
+                    }
+                    None
+                }
                 Some(Left::Keys(keys)) => Some(walk::list(keys, used.size.into(), &range.upto)),
                 _ => None,
             };
-            if begins_sweep {
+            if begins_sweep && work.is_in_rounds() {
+                again = place.leaf();
+            } else if begins_sweep {
                 let keys = listed.iter().flatten().map(|cut| cut.keys as usize).sum();
                 swept = Some(listed.as_ref().map(|_| keys));
             }
@@ -137,7 +155,7 @@ async fn slice(work: &Work, cutting: Cutting, left: Option<&Left>) -> Result<Nex
             fully_cut = is_whole && cuts.last().map(|cut| &cut.upto) == work.ceiling.as_ref();
         }
         let sliced =
-            Sliced { fully_cut, is_rewritten: cut.is_rewritten, swept, ..Sliced::default() };
+            Sliced { fully_cut, is_rewritten: cut.is_rewritten, swept, again, ..Sliced::default() };
         if cuts.is_empty() {
             return Ok(Next::Sliced(sliced));
         }
@@ -196,7 +214,11 @@ pub(super) async fn find_cuts(
     count: i64,
 ) -> Result<(Vec<Cut>, bool), tokio_postgres::Error> {
     if let Some(walk) = work.walk.as_ref().filter(|_| work.is_walked(place)) {
-        return Ok(walk::cut_pages(range, size, count, walk.rows_a_page));
+        let pages = match walk.in_rounds {
+            true => walk::pages(work, client).await?,
+            false => i64::MAX,
+        };
+        return Ok(walk::cut_pages(range, size, count, (walk.rows_a_page, pages)));
     }
     let Some(boundaries) = place.text(work.sql.boundaries.get(range.form())) else {
         return Ok((vec![Cut::new(range.upto.clone(), 0)], true));

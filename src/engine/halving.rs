@@ -148,7 +148,7 @@ pub async fn set_aside(
             if claim.done_rows.is_some() {
                 return Ok(false);
             }
-            let is_left = work.halves_places(&claim.place);
+            let is_left = work.halves_places(&claim.place) && !work.is_in_rounds();
             if is_left {
                 let keys = walk::keys_at(work, client, &claim.place, key).await?;
                 inside.leave_to_sweep(client, at, &keys).await?;

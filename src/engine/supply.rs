@@ -173,9 +173,12 @@ impl Dispatcher<'_> {
     async fn tell_walk(&mut self, sliced: &Sliced) {
         if sliced.is_rewritten && !self.is_rewritten {
             self.is_rewritten = true;
-            let what = "the table was rewritten under the walk: what it does not meet any more is swept by key";
-            self.audit("rewritten", what).await;
+            self.audit("rewritten", "the table was rewritten under the walk").await;
             self.listener.hear(&Event::Rewritten {});
+        }
+        if let Some(round) = sliced.again {
+            self.audit("round", &format!("rows are left: round {round} through the table")).await;
+            self.listener.hear(&Event::Again { round });
         }
         if let Some(keys) = sliced.swept {
             let detail = match keys {

@@ -124,7 +124,7 @@ impl Plan {
             heap_bytes: self.table.heap_bytes,
             first: None,
         };
-        if let Some([walk, _]) = self.physical_trials() {
+        if let Some(walk) = self.physical_trials().and_then(|trials| trials.into_iter().next()) {
             return walk;
         }
         self.by_leaf().and_then(ByLeaf::trial).unwrap_or_else(whole)
@@ -132,7 +132,7 @@ impl Plan {
 
     /// Chunks of each kind that a run has.
     pub(super) fn trials(&self) -> Vec<Trial<'_>> {
-        self.physical_trials().map_or_else(|| vec![self.trial()], Vec::from)
+        self.physical_trials().unwrap_or_else(|| vec![self.trial()])
     }
 
     /// The leaves that a run goes through.

@@ -95,7 +95,7 @@ pub struct Plan {
     pub table: Table,
     /// The key that chunks are cut by.
     pub key: Key,
-    /// The key's index.
+    /// The key's index; empty for a table without a key, which is gone through by place alone.
     pub index: String,
     /// The statements.
     pub sql: ChunkSql,
@@ -186,9 +186,11 @@ impl Plan {
         if !refusals.is_empty() {
             return Err(PlanError::Refused(refusals));
         }
-        let (key, index) = choose_key(&table, spec)?;
-        let misled =
-            operators::refusal(client, &session, (table.oid, &index.name), Some(&server.role));
+        let (key, index) = match choose_key(&table, spec) {
+            Ok((key, index)) => (key, index.name.clone()),
+            Err(refusal) => (physical::without_key(spec, &table, &server, refusal)?, String::new()),
+        };
+        let misled = operators::refusal(client, &session, (table.oid, &index), Some(&server.role));
         if let Some(refusal) = misled.await? {
             return Err(refusal.into());
         }
@@ -217,8 +219,11 @@ impl Plan {
             sql: builder.chunk_sql(),
             remaining,
             from_sql: builder.from_target().as_str().to_owned(),
-            ceiling: read_ceiling(client, &session, &builder.ceiling()).await?,
-            index: index.name.clone(),
+            ceiling: match key.is_places() {
+                true => (table.heap_bytes > 0).then(physical::end),
+                false => read_ceiling(client, &session, &builder.ceiling()).await?,
+            },
+            index,
             key: key.clone(),
             written,
             undo: spec.undo.mode,
@@ -256,7 +261,7 @@ impl Plan {
             return Ok(plan);
         }
         plan.limits_itself = limits_itself(client, &plan, &uses).await?;
-        if plan.limits_itself && plan.needs_order() {
+        if plan.limits_itself && plan.needs_order() && !plan.key.is_places() {
             plan.walk_before = Some(oldest_transaction(client).await.map_err(lookup)?);
         }
         plan.set_way(None)?;

@@ -80,6 +80,9 @@ impl Plan {
         let is_physical = by_place.unwrap_or_else(is_wanted);
         let plain = |reason: String| Ok(Way { striping: None, is_physical, reason });
         let key = match is_physical {
+            true if self.key.is_places() => {
+                "by place, in rounds until no row is left, for it has no key".to_owned()
+            }
             true => {
                 format!("by place, then what was moved meanwhile by key ({})", self.key.plain())
             }

@@ -12,14 +12,19 @@
 //! filled, both say NULL, and it does not matter which of them is given back first. Otherwise the later one must be. So the walk passes over
 //! every row version that is not older than the run, its own among them: it writes no row twice, and what the sweep writes is later than
 //! what the walk wrote. A reverse run gives back all of the sweep first.
+//!
+//! A table without a key cannot be swept. It is walked in rounds instead: after each of them one look at the whole table tells whether rows are
+//! left, and the run is done when there are none. Nothing tells its rows apart, so nothing could be given back either.
 
+use super::Plan;
+use super::checks::Refusal;
 use super::leaves::Trial;
 use super::rehearse::ROWS;
 use super::statement::{Builder, ByRange, ChunkSql};
+use super::surroundings::Server;
 use super::table::Table;
-use super::{Plan, Refusal};
-use crate::key::{Bound, Form, KeyRange, LEAF, Leaf, Leaves, Part, Place, Striped};
-use crate::spec::Kind;
+use crate::key::{Bound, Form, Key, KeyRange, LEAF, Leaf, Leaves, Part, Place, Striped};
+use crate::spec::{Kind, Spec};
 use crate::state::Run;
 use crate::undo::UndoMode;
 
@@ -54,6 +59,8 @@ pub struct Walk {
     pub left_known: Option<String>,
     /// The key of the row at a place, which is the parameter.
     pub key_at: String,
+    /// Whether the table is walked in rounds, because it has no key to be swept by.
+    pub in_rounds: bool,
 }
 
 /// The forms of a range of places.
@@ -65,6 +72,34 @@ pub(super) fn walked_forms() -> Vec<Form> {
 /// The place before a page of the heap.
 pub fn place(page: i64) -> Bound {
     Bound(vec![format!("({page},0)")])
+}
+
+/// The place behind all that there can be.
+pub(super) fn end() -> Bound {
+    place(u32::MAX.into())
+}
+
+/// Rounds through a table without a key, at most. Each leaves the rows that moved while it was under way and got out of its way, which is a
+/// small part of what the one before it left. Behind the last one there is only a look.
+const ROUNDS: usize = 10;
+
+/// Places instead of a key, for a table without one, if the spec asks for that; else the refusal, and how to ask.
+pub(super) fn without_key(
+    spec: &Spec,
+    table: &Table,
+    server: &Server,
+    refusal: Refusal,
+) -> Result<Key, Refusal> {
+    let is_possible =
+        spec.key.is_none() && table.kind == "r" && server.version_num >= RANGES_OF_PLACES_MIN;
+    if !is_possible {
+        return Err(refusal);
+    }
+    if spec.order.kind == Kind::Physical && spec.undo.mode == UndoMode::None {
+        return Ok(Key::places());
+    }
+    let how = "or go by place and without a way back, if the statement leaves alone what it has written: `order = \"physical\"`, and `[undo]` with `mode = \"none\"`";
+    Err(Refusal { mend: format!("{}; {how}", refusal.mend), ..refusal })
 }
 
 impl Plan {
@@ -114,6 +149,9 @@ impl Plan {
             is_walked,
         };
         let ceiling = self.ceiling.clone()?;
+        if self.key.is_places() {
+            return Some(self.physical(Leaves(vec![leaf(end(), true); ROUNDS + 1])));
+        }
         Some(self.physical(Leaves(vec![leaf(place(pages), true), leaf(ceiling, false)])))
     }
 
@@ -145,12 +183,13 @@ impl Plan {
             left: sweep.left(false),
             left_known: self.spec.from.is_none().then(|| sweep.left(true)),
             key_at: walk.key_at(),
+            in_rounds: self.key.is_places(),
         };
         Physical { leaves, walk, sweep: sweep.chunk_sql() }
     }
 
     /// Chunks of the walk and of the sweep to be tried before a run.
-    pub(super) fn physical_trials(&self) -> Option<[Trial<'_>; 2]> {
+    pub(super) fn physical_trials(&self) -> Option<Vec<Trial<'_>>> {
         let physical = self.physical.as_ref()?;
         let at = |number: usize| Place::Leaf(number, self.table.name.clone());
         let ceiling = |number: usize| physical.leaves.get(number)?.ceiling.as_ref();
@@ -165,7 +204,8 @@ impl Plan {
             first,
         };
         let walk = trial(1, &physical.walk.sql, Some((first, keys)));
-        Some([walk, trial(2, &physical.sweep, None)])
+        let sweep = (!physical.walk.in_rounds).then(|| trial(2, &physical.sweep, None));
+        Some([walk].into_iter().chain(sweep).collect())
     }
 
     /// Refuses an order that the spec asks for and that is not possible.
@@ -210,8 +250,10 @@ impl<'a> Builder<'a> {
             true => format!(
                 "CASE WHEN {key} OPERATOR(pg_catalog.=) ANY (SELECT ARRAY[{}] FROM \
                  pg_catalog.jsonb_array_elements(${known}::pg_catalog.text::pg_catalog.jsonb) AS backfill_listed (backfill_key)) \
-                 THEN true ELSE ({}) END",
+                 THEN {} ELSE ({}) END",
                 array.join(", "),
+                // What was set aside is not left to a further round.
+                !self.key.is_places(),
                 needed.as_str(),
             ),
             false => format!("({})", needed.as_str()),

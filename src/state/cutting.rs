@@ -23,9 +23,21 @@ impl Store {
         })
     }
 
-    /// What the walk of a run in physical order has left to do.
-    pub async fn walk_left(&self, client: &Client, run_id: i64) -> Result<WalkLeft> {
-        let params: [Param<'_>; 1] = [(&run_id, Type::INT8)];
+    /// Writes down that nothing is left to cut.
+    pub async fn end_cut(&self, client: &Client, (run_id, epoch): (i64, i32)) -> Result<()> {
+        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&epoch, Type::INT4)];
+        let rows = self.rows(client, "end the cutting", &self.sql.end_cut, &params).await?;
+        rows.first().map(drop).ok_or(StoreError::EpochOver)
+    }
+
+    /// What the walk of a run in physical order has left to do; of one `in_rounds`, which cannot leave it to a sweep, what it has set aside.
+    pub async fn walk_left(
+        &self,
+        client: &Client,
+        run_id: i64,
+        in_rounds: bool,
+    ) -> Result<WalkLeft> {
+        let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&in_rounds, Type::BOOL)];
         let rows = self
             .rows(client, "look at what the walk has left", &self.sql.walk_left, &params)
             .await?;

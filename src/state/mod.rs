@@ -133,6 +133,7 @@ statements!(
     drop_revision,
     drop_step,
     drop_steps,
+    end_cut,
     fail_chunk,
     failed_chunks,
     find_leaf,
