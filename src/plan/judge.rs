@@ -3,9 +3,11 @@
 use tokio_postgres::Client;
 
 use super::PlanError;
+use super::clock;
 use super::probe::{self, Place, Uses, judge};
 use super::statement::{Builder, Target};
-use super::table::Table;
+use super::surroundings;
+use super::table::{Column, Table};
 use crate::db::error::is_about_the_statement;
 use crate::db::session::Bounds;
 use crate::db::{Session, error};
@@ -72,7 +74,12 @@ pub(super) fn has_few_values(spec: &Spec, uses: &[Uses]) -> bool {
 
 pub(super) fn targets(table: &Table, written: &[String]) -> Vec<Target> {
     let columns = written.iter().filter_map(|name| table.column(name));
-    columns.map(|c| Target { name: Ident::new(&c.name), type_sql: c.type_sql.clone() }).collect()
+    let target = |c: &Column| Target {
+        name: Ident::new(&c.name),
+        type_sql: c.type_sql.clone(),
+        held_sql: c.held_sql().to_owned(),
+    };
+    columns.map(target).collect()
 }
 
 /// Lets the server analyse the whole UPDATE: what only shows in combination, such as a value of the wrong type.
@@ -114,6 +121,21 @@ pub(super) async fn analyse(
     }
 }
 
+/// The written columns, and those that are computed from them.
+pub(super) async fn changed(
+    client: &Client,
+    table: &Table,
+    builder: &Builder<'_>,
+) -> Result<Vec<i16>, PlanError> {
+    let names = builder.targets.iter().map(|target| target.name.as_str());
+    let mut written: Vec<i16> =
+        names.filter_map(|name| table.column(name)).map(|column| column.attnum).collect();
+    let generated = surroundings::generated_from(client, table.oid, &written).await;
+    let generated = generated.map_err(|e| PlanError::Statement("look up generated columns", e))?;
+    written.extend(generated.into_iter().map(|(attnum, _)| attnum));
+    Ok(written)
+}
+
 /// The condition of a row still to do, when the data can tell: the author's own, or what `fill` would still write, or where a `set`
 /// column differs from a value that does not depend on what is written.
 pub(super) async fn remaining(
@@ -131,12 +153,15 @@ pub(super) async fn remaining(
     if !has_set {
         return Ok(Some(builder.needed().as_str().to_owned()));
     }
-    let written: Vec<i16> = spec
-        .columns()
+    // What the clock says is another value by the time it is asked again.
+    let exprs = spec
+        .rules
         .iter()
-        .filter_map(|(c, _)| table.column(&c.text))
-        .map(|c| c.attnum)
-        .collect();
+        .flat_map(|rule| rule.when.iter().chain(rule.writes.iter().map(|write| &write.value)));
+    if exprs.into_iter().any(|expr| clock::tells_time(&expr.text)) {
+        return Ok(None);
+    }
+    let written = changed(client, table, builder).await?;
     let reads_written = |uses: &Uses| match &uses.columns {
         None => true,
         Some(columns) => columns.iter().any(|attnum| written.contains(attnum)),

@@ -8,6 +8,7 @@
 mod boundaries;
 pub mod capture;
 pub mod checks;
+mod clock;
 mod forecast;
 mod guard;
 mod judge;
@@ -260,11 +261,17 @@ impl Plan {
         if accepted.only_reads {
             return Ok(plan);
         }
-        plan.limits_itself = limits_itself(client, &plan, &uses).await?;
+        if plan.may_go_by_place(accepted) {
+            plan.limits_itself = limits_itself(client, &plan, &uses).await?;
+        }
         if plan.limits_itself && plan.needs_order() && !plan.key.is_places() {
             plan.walk_before = Some(oldest_transaction(client).await.map_err(lookup)?);
         }
-        plan.set_way(None)?;
+        match plan.set_way(None) {
+            // A run that has begun goes on as it began, or says why it cannot.
+            Err(_) if accepted.goes_on => {}
+            set => set?,
+        }
         let mut misled = guard::guard(client, &plan).await?;
         if misled.is_some() && plan.way.is_physical && spec.order.kind != Kind::Physical {
             plan.set_way(Some(false))?;

@@ -16,13 +16,13 @@
 //! A table without a key cannot be swept. It is walked in rounds instead: after each of them one look at the whole table tells whether rows are
 //! left, and the run is done when there are none. Nothing tells its rows apart, so nothing could be given back either.
 
-use super::Plan;
 use super::checks::Refusal;
 use super::leaves::Trial;
 use super::rehearse::ROWS;
 use super::statement::{Builder, ByRange, ChunkSql};
 use super::surroundings::Server;
 use super::table::Table;
+use super::{Accepted, Plan};
 use crate::key::{Bound, Form, Key, KeyRange, LEAF, Leaf, Leaves, Part, Place, Striped};
 use crate::spec::{Kind, Spec};
 use crate::state::Run;
@@ -114,7 +114,7 @@ impl Plan {
                 Some("it fills several columns, and one of them may depend on another")
             }
             () if !self.limits_itself => Some(
-                "a row that it has set may still be one that its `when` picks, and would be set twice",
+                "a row that it has set may, for all the server can tell, be one that its `when` picks, and would be set twice",
             ),
             () if self.has_triggers => {
                 Some("a trigger may undo what is filled, and the row would be met again")
@@ -133,6 +133,12 @@ impl Plan {
         Some(format!(
             "the order of the key is not that of the heap, so nearly every row is on a page of its own; by place it cannot be gone through: {why}"
         ))
+    }
+
+    /// Whether it is worth asking if a run could go by place: it is asked for or chosen, or a run that goes so may have begun.
+    pub(super) fn may_go_by_place(&self, accepted: Accepted) -> bool {
+        let is_chosen = self.spec.order.kind == Kind::Auto && self.is_slow_by_key();
+        is_chosen || accepted.goes_on || self.spec.order.kind == Kind::Physical
     }
 
     /// Whether it matters in which order two before-images of a row are given back.

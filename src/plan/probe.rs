@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::PlanError;
+use super::clock;
 use crate::db;
 use crate::db::error;
 use crate::db::error::is_about_the_statement;
@@ -21,6 +22,8 @@ use crate::sql::{Expr, QualifiedName, SqlText};
 pub struct Uses {
     /// Volatile functions it calls.
     pub volatile: Vec<String>,
+    /// Whether it yields the same for the same columns: it calls immutable functions alone and reads nothing else.
+    pub is_fixed: bool,
     /// Columns of the target it reads, by attribute number. None when it reads a row as a whole, or when this role may not create the
     /// view that tells.
     pub columns: Option<Vec<i16>>,
@@ -132,20 +135,25 @@ async fn uses(
     if client.batch_execute(view.as_str()).await.is_err() {
         return Ok(Uses::default());
     }
-    let functions = "select distinct p.oid::regprocedure::text
+    let functions = "select distinct p.oid::regprocedure::text, p.provolatile = 'v'
                        from pg_catalog.pg_rewrite r,
                             regexp_matches(r.ev_action::text, ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') m
                        join pg_catalog.pg_proc p on p.oid = m[1]::oid
-                      where r.ev_class = 'pg_temp.backfill_probe'::regclass and p.provolatile = 'v'";
+                      where r.ev_class = 'pg_temp.backfill_probe'::regclass and p.provolatile <> 'i'";
     let rows = db::ask_within(client, functions, &[]).await?;
-    let volatile = rows.iter().map(|row| row.get(0)).collect();
+    let volatile = rows.iter().filter(|row| row.get(1)).map(|row| row.get(0)).collect();
+    let has_subquery = "select exists (select from pg_catalog.pg_rewrite r
+                                        where r.ev_class = 'pg_temp.backfill_probe'::regclass and r.ev_action::text ~ '{SUB(LINK|QUERY)')";
+    let row = db::ask_within(client, has_subquery, &[]).await?;
+    let has_subquery = row.first().is_none_or(|row| row.get(0));
+    let is_fixed = rows.is_empty() && !has_subquery && !clock::tells_time(&expr.text);
     // A whole row is a column numbered 0 in the tree, and no dependency.
     let whole = "select exists (select from pg_catalog.pg_rewrite r
                                  where r.ev_class = 'pg_temp.backfill_probe'::regclass
                                    and r.ev_action::text ~ ':varattno 0 ')";
     let row = db::ask_within(client, whole, &[]).await?;
     if row.first().is_some_and(|row| row.get(0)) {
-        return Ok(Uses { volatile, columns: None });
+        return Ok(Uses { volatile, is_fixed, columns: None });
     }
     let columns = "select distinct d.refobjsubid::int2
                      from pg_catalog.pg_rewrite r
@@ -153,5 +161,5 @@ async fn uses(
                     where r.ev_class = 'pg_temp.backfill_probe'::regclass
                       and d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid = $1 and d.refobjsubid > 0";
     let rows = db::ask_within(client, columns, &[(&oid, Type::OID)]).await?;
-    Ok(Uses { volatile, columns: Some(rows.iter().map(|row| row.get(0)).collect()) })
+    Ok(Uses { volatile, is_fixed, columns: Some(rows.iter().map(|row| row.get(0)).collect()) })
 }

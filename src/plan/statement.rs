@@ -18,6 +18,8 @@ pub struct Target {
     pub name: Ident,
     /// Its type as SQL, without length or precision: the assignment itself then checks those, where a cast would cut silently.
     pub type_sql: String,
+    /// Its type as SQL, with the precision to which the column rounds what it is assigned.
+    pub held_sql: String,
 }
 
 /// A statement for chunks with and without a lower bound, and for stripes of them.
@@ -170,7 +172,7 @@ impl Builder<'_> {
     /// The condition of a row whose set columns do not hold what their rules say. Only meaningful when no rule reads what
     /// a rule writes.
     ///
-    /// Compared as records: that goes by each type's own equality, where a comparison of the values themselves looks for an operator in the
+    /// Compared with the value as the column rounds it. Compared as records: that goes by each type's own equality, where a comparison of the values themselves looks for an operator in the
     /// author's path, and for arrays, domains and varchar would find one that anybody made for exactly that type. Two ROWs side by side
     /// are taken apart into such comparisons; behind COALESCE they are not.
     pub fn differing(&self) -> SqlText {
@@ -184,8 +186,10 @@ impl Builder<'_> {
                     term.push(&format!(
                         " AND COALESCE(ROW({held})) IS DISTINCT FROM COALESCE(ROW("
                     ));
+                    // A CASE without ELSE would be of a domain's base type, and records of different types are not compared.
+                    let held = Target { type_sql: target.held_sql.clone(), ..target.clone() };
                     terms.push(
-                        term.append(&self.decided(target, Otherwise::Null)).push("))").clone(),
+                        term.append(&self.decided(&held, Otherwise::Keep)).push("))").clone(),
                     );
                 }
             }
@@ -371,7 +375,11 @@ mod tests {
         let key = Key { columns: vec![column] };
         let targets: Vec<Target> = types
             .iter()
-            .map(|(name, ty)| Target { name: Ident::new(*name), type_sql: (*ty).to_owned() })
+            .map(|(name, ty)| Target {
+                name: Ident::new(*name),
+                type_sql: (*ty).to_owned(),
+                held_sql: (*ty).to_owned(),
+            })
             .collect();
         let table = QualifiedName::new("public", "t");
         let builder = Builder::new(&spec, &table, &key, &targets);

@@ -278,6 +278,15 @@ fn read_index(row: &tokio_postgres::Row) -> Index {
     }
 }
 
+impl Column {
+    /// Its type as SQL, with length and precision where a cast rounds a value as an assignment does; a cast to a shorter text cuts it, where an
+    /// assignment refuses it.
+    pub fn held_sql(&self) -> &str {
+        let is_cut = ["character", "bit"].iter().any(|word| self.type_name.starts_with(word));
+        if is_cut { &self.type_sql } else { &self.type_name }
+    }
+}
+
 impl Table {
     /// The column of a name.
     pub fn column(&self, name: &str) -> Option<&Column> {

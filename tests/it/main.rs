@@ -33,6 +33,7 @@ mod physical;
 mod plan;
 mod planted;
 mod poison;
+mod proofs;
 mod reverse;
 mod reverse_laws;
 mod secrets;

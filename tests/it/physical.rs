@@ -409,7 +409,10 @@ fn what_cannot_be_gone_through_by_place_is_refused_in_words() {
     };
     let order = "order = \"physical\"\n";
     let set = format!("table = \"t\"\n{order}[[rule]]\nset = {{ n = \"n + 1\" }}\n");
-    refused(&set, "a row that it has set may still be one that its `when` picks");
+    refused(
+        &set,
+        "a row that it has set may, for all the server can tell, be one that its `when` picks",
+    );
     let both = FILL.replace("fill = {", "fill = { body = \"v\",");
     refused(&both, "it fills several columns, and one of them may depend on another");
     db.sql.run(
