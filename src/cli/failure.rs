@@ -256,6 +256,10 @@ impl From<StoreError> for Failure {
             StoreError::Illegal(_) | StoreError::EpochOver | StoreError::Newer { .. } => {
                 Kind::Refused
             }
+            // A lock was not to be had; nothing was done.
+            _ if error.server().and_then(crate::db::error::sqlstate) == Some("55P03") => {
+                Kind::TryAgain
+            }
             _ => Kind::Failed,
         };
         let failure = Failure::from_error(kind, &error);

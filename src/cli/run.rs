@@ -47,8 +47,8 @@ pub(super) async fn run(
     flags: Flags,
 ) -> Result<Exit, Failure> {
     let spec = ctx.spec(name)?;
-    let client = ctx.connect().await?;
     loop {
+        let client = ctx.connect().await?;
         let newest = ctx.newest_run(&client, name).await?;
         let after = newest.as_ref().map(|run| run.run_id);
         if let Some(newest) = newest {
@@ -66,7 +66,13 @@ pub(super) async fn run(
                 }
                 (RunState::Succeeded, Mode::Start) => return Err(already_done(&newest)),
                 (state, Mode::StartOrContinue) if !state.is_final() => {
-                    return take_up(ctx, client, newest, flags, Next::Continue).await;
+                    let run_id = newest.run_id;
+                    let taken = take_up(ctx, client, newest, flags, Next::Continue).await;
+                    // Another runner may have brought it to its end between the look and the lock.
+                    if taken.is_err() && has_succeeded(ctx, run_id).await? {
+                        continue;
+                    }
+                    return taken;
                 }
                 (state, _) if !state.is_final() => return Err(unfinished(&newest)),
                 _ => {}
@@ -81,6 +87,11 @@ pub(super) async fn run(
             return Err(overtaken(&ctx.need_run(&client, name).await?));
         }
     }
+}
+
+async fn has_succeeded(ctx: &Context, run_id: i64) -> Result<bool, Failure> {
+    let client = ctx.connect().await?;
+    Ok(ctx.store.run(&client, run_id).await?.state == RunState::Succeeded)
 }
 
 /// The run that is to be written down.
@@ -311,6 +322,7 @@ async fn take_up(
     if run.state == RunState::Cancelling {
         return finish_cancel(ctx, client, &run).await;
     }
+    Step::Planned.reach();
     let passed = ctx.store.sums(&client, run.run_id).await?.keys_cut;
     let plan = plan.going_on_with(&run, passed)?.keeping(&ctx.store.images(run.run_id));
     drive(ctx, client, Job { spec, plan }, run, flags, next).await

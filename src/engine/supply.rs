@@ -96,7 +96,8 @@ impl Dispatcher<'_> {
                 self.queue.append(left.pending);
             }
             Ok(left) if left.has_failed => {
-                let why = "rows that were written twice may be among those of the chunks that failed: the rest waits for them";
+                let why = "a chunk of rows that were written twice could not be given back, and what was written to them before has to wait \
+                           for it; mend what stands in its way, and resume";
                 self.end(Ending::Fail(why.to_owned()));
             }
             Ok(_) => self.sweep_comes_first = false,

@@ -105,6 +105,21 @@ fn of_commands_that_planned_at_once_one_writes() {
     }
 }
 
+/// For schedulers: a run that somebody else brings to its end in between is one that is done.
+#[test]
+fn a_run_that_ends_while_another_command_takes_it_up_is_done() {
+    let db = Db::found();
+    db.sql.run("create table t (id bigint primary key, n int not null default 0)");
+    db.sql.run("insert into t select i from generate_series(1, 1000) i; analyze t");
+    db.spec("add", "table = \"t\"\n[[rule]]\nset = { n = \"n + 1\" }\n");
+    killed(&db, &["run", "add"], "begun");
+    let late = stopped(&db, &["run", "add", "--resume"], "planned");
+    db.backfill(&["resume", "add"]).exits(0);
+    late.signal(Signal::SIGCONT);
+    late.wait().exits(0).says("add is already done (run 1)");
+    assert_eq!(db.sql.number("select count(*) from t where n = 1"), 1000);
+}
+
 #[test]
 fn stopped_at_each_step_and_replaced() {
     for (_, word) in Step::ALL {
