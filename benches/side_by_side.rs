@@ -1,6 +1,6 @@
 //! The program beside what people use instead, each with the SQL that it really sends, on fresh copies of the same table.
 //!
-//! `cargo bench --bench side_by_side [-- --rows N --repeat R --shape NAME --job NAME --with NAME --pgbench --json FILE]`, or `-- --scale` for the program
+//! `cargo bench --bench side_by_side [-- --rows N --repeat R --shape NAME --job NAME --with NAME --order ORDER --undo MODE --pgbench --json FILE]`, or `-- --scale` for the program
 //! alone on tables of one, three, ten and, with `--scale 30`, thirty million rows, and with one, two and four workers. In each repeat every contender takes its
 //! turn, and the order turns with the repeats; ratios are made within a repeat, so that the machine's drift falls on all of them. Loops
 //! commit each statement and have no pause between them, which their authors would put there. With `--pgbench` that runs beside each of
@@ -360,12 +360,14 @@ fn turn(bench: &Bench, shape: &Shape, job: &Job, (contender, load): (&str, Optio
         "backfill" => {
             let key: Vec<String> =
                 shape.key.iter().map(|(name, _, _)| format!("{name:?}")).collect();
+            let undo = word("--undo")
+                .map_or_else(String::new, |mode| format!("[undo]\nmode = {mode:?}\n"));
             let order =
                 word("--order").map_or_else(String::new, |order| format!("order = {order:?}\n"));
             bench.spec(
                 "job",
                 &format!(
-                    "table = \"public.big\"\nkey = [{}]\n{order}[[rule]]\n{}\n",
+                    "table = \"public.big\"\nkey = [{}]\n{order}[[rule]]\n{}\n{undo}",
                     key.join(", "),
                     job.spec
                 ),
@@ -391,7 +393,7 @@ fn turn(bench: &Bench, shape: &Shape, job: &Job, (contender, load): (&str, Optio
     // The server's counters come a moment later.
     std::thread::sleep(std::time::Duration::from_millis(1200));
     let hot = bench.number("select coalesce(sum(n_tup_hot_upd), 0)::float8 from pg_stat_user_tables where relname like 'big%'");
-    let images = if contender == "backfill" {
+    let images = if contender == "backfill" && word("--undo").is_none() {
         bench.number("select pg_total_relation_size('backfill.before_image_1')::float8")
     } else {
         0.0
