@@ -192,7 +192,7 @@ impl Report {
             rows_done: sums.rows_done,
             rows_total_estimate: share
                 .map(|share| (sums.rows_done + (left as f64 * share) as i64).min(most)),
-            by_pages: run.is_walked() && !run.fully_cut,
+            by_pages: run.is_walked() && (!run.fully_cut || run.key.is_places()),
             chunks_done: sums.chunks_done,
             chunks_failed: sums.chunks_failed,
             chunks_pending: sums.chunks_pending,

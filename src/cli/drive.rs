@@ -18,7 +18,7 @@ use crate::engine::{Pace, Stop, TableRef, Work, pool_size, window_max};
 use crate::event::{Event, Listener};
 use crate::mutation::Guard;
 use crate::mutation::Step;
-use crate::plan::Plan;
+use crate::plan::{LEAVES_IN_ROUNDS, Plan};
 use crate::progress::{Bar, JsonLines, Lines};
 use crate::settings::{Durability, Origin, Setting};
 use crate::spec::Spec;
@@ -91,6 +91,9 @@ pub(super) async fn drive(
     let reopened = ctx.store.reopen(&client, run.run_id, next == Next::Retry).await?;
     let detail = format!("runner {epoch}, {reopened} chunks reopened");
     ctx.store.log(&client, run.run_id, &who(), next.word(), &detail).await?;
+    if plan.key.is_places() && !matches!(next, Next::Begin) {
+        ctx.store.add_rounds(&client, (run.run_id, epoch), LEAVES_IN_ROUNDS).await?;
+    }
     // Read again: an operator may have tuned it between our first look and the lock.
     let run = ctx.store.run(&client, run.run_id).await?;
     let cut_by = match plan.way.striping {

@@ -1,12 +1,12 @@
 //! Whether an expression depends on when it is asked. Told from its text, and rather once too often. Pure.
 
-use crate::sql::holds_word;
+use crate::spec::Spec;
 
 /// Words that a date or a time is read from as the clock has it when the statement is parsed.
 const LITERALS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 
 /// Functions that ask the clock, and are not volatile.
-const FUNCTIONS: [&str; 8] = [
+const FUNCTIONS: [&str; 7] = [
     "current_date",
     "current_time",
     "current_timestamp",
@@ -14,20 +14,43 @@ const FUNCTIONS: [&str; 8] = [
     "localtimestamp",
     "transaction_timestamp",
     "statement_timestamp",
-    "age",
 ];
 
 /// Whether it may yield something else later, with the same data.
 pub(super) fn tells_time(text: &str) -> bool {
     let text = text.to_lowercase();
-    LITERALS.iter().chain(&FUNCTIONS).any(|word| holds_word(&text, word))
+    LITERALS.iter().chain(&FUNCTIONS).any(|word| holds(&text, word))
+        || text.match_indices("age").any(|(at, word)| {
+            is_word(&text, at, word) && text[at + word.len()..].trim_start().starts_with('(')
+        })
 }
 
 /// Whether it may hold a literal that is the clock's when it is parsed, and so a constant to the server.
 pub(super) fn has_clock_literal(text: &str) -> bool {
     let text: String = text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
     let text = text.replace("now()", "").replace("now ()", "");
-    LITERALS.iter().any(|word| holds_word(&text, word))
+    LITERALS.iter().any(|word| holds(&text, word))
+}
+
+/// Whatever stands around a word but letters, digits and `_`: quotes of every kind do not hide it.
+fn is_word(text: &str, at: usize, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let before = text[..at].chars().next_back();
+    let behind = text[at + word.len()..].chars().next();
+    !before.is_some_and(is_part) && !behind.is_some_and(is_part)
+}
+
+fn holds(text: &str, word: &str) -> bool {
+    text.match_indices(word).any(|(at, _)| is_word(text, at, word))
+}
+
+/// The texts that a spec's rules are made of: conditions, values, the join source.
+pub(super) fn texts(spec: &Spec) -> impl Iterator<Item = &str> {
+    let exprs = spec
+        .rules
+        .iter()
+        .flat_map(|rule| rule.when.iter().chain(rule.writes.iter().map(|write| &write.value)));
+    exprs.chain(&spec.from).map(|expr| expr.text.as_str())
 }
 
 #[cfg(test)]
@@ -41,6 +64,11 @@ mod tests {
         {
             assert!(tells_time(text), "{text}");
         }
+        for text in ["at < $$now$$", "pg_catalog.\"now\"()", "$x$Today$x$::date", "AGE (b)"] {
+            assert!(tells_time(text), "{text}");
+        }
+        assert!(has_clock_literal("at < $$now$$"));
+        assert!(!tells_time("age / 2"));
         for text in ["known", "today_count + 1", "page(a)", "a"] {
             assert!(!tells_time(text), "{text}");
         }

@@ -76,7 +76,8 @@ pub(super) fn targets(table: &Table, written: &[String]) -> Vec<Target> {
     let columns = written.iter().filter_map(|name| table.column(name));
     let target = |c: &Column| Target {
         name: Ident::new(&c.name),
-        type_sql: c.type_sql.clone(),
+        type_sql: c.value_sql.clone(),
+        collation: c.collation.clone(),
         held_sql: c.held_sql().to_owned(),
     };
     columns.map(target).collect()
@@ -154,11 +155,7 @@ pub(super) async fn remaining(
         return Ok(Some(builder.needed().as_str().to_owned()));
     }
     // What the clock says is another value by the time it is asked again.
-    let exprs = spec
-        .rules
-        .iter()
-        .flat_map(|rule| rule.when.iter().chain(rule.writes.iter().map(|write| &write.value)));
-    if exprs.into_iter().any(|expr| clock::tells_time(&expr.text)) {
+    if clock::texts(spec).any(clock::tells_time) {
         return Ok(None);
     }
     let written = changed(client, table, builder).await?;

@@ -7,7 +7,7 @@
 use serde_json::Value;
 use tokio_postgres::{Client, Error};
 
-use super::clock::has_clock_literal;
+use super::clock;
 use super::judge::changed;
 use super::probe::Uses;
 use super::rehearse;
@@ -46,12 +46,8 @@ pub(super) async fn limits_itself(
     let is_plain = spec.rules.iter().all(|rule| {
         is_set(rule) && rule.when.is_some() && columns(rule) == columns(&spec.rules[0])
     });
-    let exprs = spec
-        .rules
-        .iter()
-        .flat_map(|rule| rule.when.iter().chain(rule.writes.iter().map(|write| &write.value)));
     // To the server that is a constant, and a moment later it is another one.
-    let has_clock_literal = exprs.into_iter().any(|expr| has_clock_literal(&expr.text));
+    let has_clock_literal = clock::texts(spec).any(clock::has_clock_literal);
     if !is_plain || has_clock_literal || table.kind != "r" {
         return Ok(false);
     }

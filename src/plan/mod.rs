@@ -42,7 +42,7 @@ pub use leaves::ByLeaf;
 pub use limiting::reads_nothing;
 use limiting::{limits_itself, oldest_transaction};
 pub use order::{Striping, Way};
-pub use physical::{Physical, Walk, place};
+pub use physical::{LEAVES_IN_ROUNDS, Physical, Walk, place};
 pub use rehearse::Rehearsal;
 use resolve::{check_columns, find_table, read_ceiling};
 pub use reverse::Taken;

@@ -79,9 +79,12 @@ pub(super) fn end() -> Bound {
     place(u32::MAX.into())
 }
 
-/// Rounds through a table without a key, at most. Each leaves the rows that moved while it was under way and got out of its way, which is a
+/// Rounds of one runner through a table without a key, at most. Each leaves the rows that moved while it was under way and got out of its way, which is a
 /// small part of what the one before it left. Behind the last one there is only a look.
 const ROUNDS: usize = 10;
+
+/// Leaves of a run in rounds: those, and one where nothing more begins.
+pub const LEAVES_IN_ROUNDS: usize = ROUNDS + 1;
 
 /// Places instead of a key, for a table without one, if the spec asks for that; else the refusal, and how to ask.
 pub(super) fn without_key(
@@ -156,7 +159,7 @@ impl Plan {
         };
         let ceiling = self.ceiling.clone()?;
         if self.key.is_places() {
-            return Some(self.physical(Leaves(vec![leaf(end(), true); ROUNDS + 1])));
+            return Some(self.physical(Leaves(vec![leaf(end(), true); LEAVES_IN_ROUNDS])));
         }
         Some(self.physical(Leaves(vec![leaf(place(pages), true), leaf(ceiling, false)])))
     }
@@ -164,7 +167,8 @@ impl Plan {
     /// Goes on as a run in physical order began; refuses when the spec has become one whose rows must not be met twice.
     pub(super) fn set_walk_of(&mut self, run: &Run) -> Result<(), Refusal> {
         let leaves = run.leaves.as_ref().filter(|_| run.is_walked());
-        let is_unordered = self.needs_order() && run.walk_before.is_none();
+        let in_rounds = self.key.is_places();
+        let is_unordered = self.needs_order() && !in_rounds && run.walk_before.is_none();
         let other = is_unordered.then_some("it began as one that fills a single column");
         if let (Some(_), Some(why)) = (leaves, self.no_places().or(other)) {
             return Err(Refusal::new(
@@ -187,7 +191,10 @@ impl Plan {
             sql: walk.chunk_sql(),
             rows_a_page,
             left: sweep.left(false),
-            left_known: self.spec.from.is_none().then(|| sweep.left(true)),
+            left_known: match self.key.is_places() {
+                true => Some(sweep.left_elsewhere()),
+                false => self.spec.from.is_none().then(|| sweep.left(true)),
+            },
             key_at: walk.key_at(),
             in_rounds: self.key.is_places(),
         };
@@ -217,11 +224,12 @@ impl Plan {
     /// Refuses an order that the spec asks for and that is not possible.
     pub(super) fn physical_refusal(&self) -> Option<Refusal> {
         let why = self.no_places()?;
-        Some(Refusal::new(
-            format!("the spec says `order = \"physical\"`: {why}"),
-            "the run would not be exact",
-            "remove `order`, and the order is chosen by itself",
-        ))
+        let mend = match self.key.is_places() {
+            true => "give the table a primary key; without one there is no other way through it",
+            false => "remove `order`, and the order is chosen by itself",
+        };
+        let what = format!("the spec says `order = \"physical\"`: {why}");
+        Some(Refusal::new(what, "the run would not be exact", mend))
     }
 }
 
@@ -256,10 +264,8 @@ impl<'a> Builder<'a> {
             true => format!(
                 "CASE WHEN {key} OPERATOR(pg_catalog.=) ANY (SELECT ARRAY[{}] FROM \
                  pg_catalog.jsonb_array_elements(${known}::pg_catalog.text::pg_catalog.jsonb) AS backfill_listed (backfill_key)) \
-                 THEN {} ELSE ({}) END",
+                 THEN true ELSE ({}) END",
                 array.join(", "),
-                // What was set aside is not left to a further round.
-                !self.key.is_places(),
                 needed.as_str(),
             ),
             false => format!("({})", needed.as_str()),
@@ -269,6 +275,24 @@ impl<'a> Builder<'a> {
              SELECT {key}, (SELECT count(*) FROM backfill_left) FROM backfill_left AS {name} GROUP BY {columns} ORDER BY {columns}",
             self.from_target().as_str(),
             self.key.range_sql(name, Form::FIRST, 1),
+        )
+    }
+
+    /// The same but for places that are known, which are not even looked at: what raises there was set aside.
+    fn left_elsewhere(&self) -> String {
+        let (name, target) = (self.name(), self.target());
+        let key = self.key.array_sql(name);
+        let from = self.spec.from.as_ref().map(|from| format!(",\n       {}\n", from.text));
+        format!(
+            "WITH backfill_left AS MATERIALIZED (\nSELECT {columns}\n  FROM (SELECT {columns}, {name}.* FROM {target}\n         WHERE {range} \
+             AND {key} OPERATOR(pg_catalog.<>) ALL (SELECT ARRAY[backfill_key OPERATOR(pg_catalog.->>) 0] FROM \
+             pg_catalog.jsonb_array_elements($3::pg_catalog.text::pg_catalog.jsonb) AS backfill_listed (backfill_key)) OFFSET 0) AS {name}{from}\n \
+             WHERE ({needed})\n LIMIT $2\n)\n\
+             SELECT {key}, (SELECT count(*) FROM backfill_left) FROM backfill_left AS {name} GROUP BY {columns} ORDER BY {columns}",
+            columns = self.key.columns_sql(name),
+            range = self.key.range_sql(name, Form::FIRST, 1),
+            from = from.unwrap_or_default(),
+            needed = self.needed().as_str(),
         )
     }
 

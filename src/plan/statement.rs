@@ -16,10 +16,13 @@ use crate::sql::{Expr, Ident, QualifiedName, SqlText};
 pub struct Target {
     /// The column's name.
     pub name: Ident,
-    /// Its type as SQL, without length or precision: the assignment itself then checks those, where a cast would cut silently.
+    /// Its type as SQL, of a domain what it is based on, without length or precision: the assignment itself then checks those, where a cast
+    /// would cut silently.
     pub type_sql: String,
     /// Its type as SQL, with the precision to which the column rounds what it is assigned.
     pub held_sql: String,
+    /// Its collation as SQL, when it has one: values are compared by that.
+    pub collation: Option<String>,
 }
 
 /// A statement for chunks with and without a lower bound, and for stripes of them.
@@ -188,9 +191,11 @@ impl Builder<'_> {
                     ));
                     // A CASE without ELSE would be of a domain's base type, and records of different types are not compared.
                     let held = Target { type_sql: target.held_sql.clone(), ..target.clone() };
-                    terms.push(
-                        term.append(&self.decided(&held, Otherwise::Keep)).push("))").clone(),
-                    );
+                    term.append(&self.decided(&held, Otherwise::Keep));
+                    if let Some(collation) = &target.collation {
+                        term.push(&format!(" COLLATE {collation}"));
+                    }
+                    terms.push(term.push("))").clone());
                 }
             }
         }
@@ -379,6 +384,7 @@ mod tests {
                 name: Ident::new(*name),
                 type_sql: (*ty).to_owned(),
                 held_sql: (*ty).to_owned(),
+                collation: None,
             })
             .collect();
         let table = QualifiedName::new("public", "t");

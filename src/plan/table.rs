@@ -50,6 +50,8 @@ pub struct Column {
     pub name: String,
     /// Its type as SQL, without length or precision.
     pub type_sql: String,
+    /// The same for values that are assigned to it: of a domain, which may have a length, what it is based on.
+    pub value_sql: String,
     /// Its type as people write it, with length and precision.
     pub type_name: String,
     /// `pg_attribute.atttypid`.
@@ -173,7 +175,14 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
                                   join pg_catalog.pg_class rc on rc.oid = a.attrelid
                                   join pg_catalog.pg_namespace rn on rn.oid = rc.relnamespace
                                  where s.schemaname = rn.nspname and s.tablename = rc.relname and s.attname = a.attname
-                                   and not s.inherited), 1::real)
+                                   and not s.inherited), 1::real),
+                      (with recursive based as (
+                         select t.oid, t.typname, t.typnamespace, t.typtype, t.typbasetype
+                         union all
+                         select d.oid, d.typname, d.typnamespace, d.typtype, d.typbasetype
+                           from based join pg_catalog.pg_type d on d.oid = based.typbasetype where based.typtype = 'd')
+                       select pg_catalog.quote_ident(bn.nspname) || '.' || pg_catalog.quote_ident(based.typname)
+                         from based join pg_catalog.pg_namespace bn on bn.oid = based.typnamespace where based.typtype <> 'd')
                  from pg_catalog.pg_attribute a
                  join pg_catalog.pg_type t on t.oid = a.atttypid
                  join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace
@@ -199,6 +208,7 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
         is_exact: row.get(13),
         hash: row.get(14),
         correlation: row.get(15),
+        value_sql: row.get(16),
     };
     Ok(rows.iter().map(column).collect())
 }

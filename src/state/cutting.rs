@@ -23,6 +23,20 @@ impl Store {
         })
     }
 
+    /// Gives a run that is walked in rounds so many leaves behind where cutting has come to, and lets it look again whether rows are left.
+    pub async fn add_rounds(
+        &self,
+        client: &Client,
+        (run_id, epoch): (i64, i32),
+        leaves: usize,
+    ) -> Result<()> {
+        let leaves = leaves as i32;
+        let params: [Param<'_>; 3] =
+            [(&run_id, Type::INT8), (&epoch, Type::INT4), (&leaves, Type::INT4)];
+        let rows = self.rows(client, "begin further rounds", &self.sql.add_rounds, &params).await?;
+        rows.first().map(drop).ok_or(StoreError::EpochOver)
+    }
+
     /// Writes down that nothing is left to cut.
     pub async fn end_cut(&self, client: &Client, (run_id, epoch): (i64, i32)) -> Result<()> {
         let params: [Param<'_>; 2] = [(&run_id, Type::INT8), (&epoch, Type::INT4)];

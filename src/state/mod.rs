@@ -121,6 +121,7 @@ macro_rules! statements {
 statements!(
     accept_moved,
     accept_spec,
+    add_rounds,
     begin_epoch,
     chunk_cover,
     claim_chunk,

@@ -259,6 +259,11 @@ fn what_may_pick_its_own_rows_again_is_not_gone_through_by_place() {
         rule("money is distinct from 1.005", "money = \"1.005\""),
         // The clock's value is a constant to the server, and another one a moment later.
         rule("at < 'now'", "at = \"'now'\""),
+        rule("at < $$now$$", "at = \"$$now$$\""),
+        format!(
+            "from = \"(select 'now'::timestamptz as now) as s\"\n{}",
+            rule("t.at < s.now", "at = \"'2000-01-01'\"")
+        ),
         rule("at is distinct from now() and at < ' Today 05:00'", "at = \"'today'\""),
         // Each takes its rows out of its own condition, and puts them into the other's.
         format!(

@@ -1,2 +1,2 @@
--- $1 run, $2 epoch.
-update {schema}.run set fully_cut = true where run_id = $1 and epoch = $2 returning run_id
+-- $1 run in rounds, $2 epoch. It ends where cutting has come to.
+update {schema}.run set fully_cut = true, ceiling = cut_upto where run_id = $1 and epoch = $2 returning run_id
