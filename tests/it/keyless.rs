@@ -2,6 +2,7 @@
 
 use nix::sys::signal::Signal;
 
+use crate::physical::killed_twelve_times;
 use crate::support::{Db, Which, wait_for};
 
 const FILL: &str = "table = \"t\"\norder = \"physical\"\n[[rule]]\nfill = { v = \"md5(id::text)\" }\n[undo]\nmode = \"none\"\n";
@@ -78,31 +79,7 @@ fn a_writer_that_moves_rows_and_a_runner_killed_twelve_times() {
     table(&db, 60_000);
     db.sql.run("create index on t (id)");
     db.spec("fill", &format!("stripes = 3\n{FILL}[limits]\nchunk_rows_max = 400\n"));
-    let keys = db.sql.rows("select id from t order by random() limit 5000");
-    let writer = db.connect();
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let moving = std::thread::spawn(move || {
-        let mut moved = 0;
-        for key in keys.iter().cycle() {
-            if stopped.try_recv().is_ok() {
-                break;
-            }
-            writer.run(&format!("update t set n = n + 1 where id = '{}'", key[0]));
-            moved += 1;
-        }
-        moved
-    });
-    let mut verb = "run";
-    for _ in 0..12 {
-        let before = db.chunks_done();
-        let started = db.start(&[verb, "fill", "--rate", "20000 rows/s"]);
-        wait_for("the runner settles a chunk", || db.chunks_done() > before);
-        started.kill();
-        verb = "resume";
-    }
-    db.backfill(&["resume", "fill"]).exits(0);
-    stop.send(()).unwrap();
-    let moved: i64 = moving.join().unwrap();
+    let moved = killed_twelve_times(&db, "fill", |_| "");
     is_done(&db);
     assert_eq!(db.sql.number("select sum(n) from t"), moved, "the application's writes");
 }

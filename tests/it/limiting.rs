@@ -3,7 +3,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::physical::{full, move_back, scattered};
+use crate::physical::{full, killed_twelve_times, move_back, scattered};
 use crate::support::{Db, Which, wait_for};
 
 const ADD: &str = "table = \"t\"\norder = \"physical\"\n[[rule]]\nwhen = \"state <> 'done'\"\nset = { state = \"'done'\", hits = \"hits + 1\" }\n";
@@ -149,30 +149,8 @@ fn a_writer_that_puts_rows_back_and_a_runner_killed_twelve_times() {
     let db = Db::found();
     table(&db, 60_000);
     db.spec("set", &format!("stripes = 3\n{ADD}[limits]\nchunk_rows_max = 400\n"));
-    let keys = db.sql.rows("select id from t order by random() limit 5000");
-    let writer = db.connect();
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let moving = std::thread::spawn(move || {
-        for (i, key) in keys.iter().cycle().enumerate() {
-            if stopped.try_recv().is_ok() {
-                break;
-            }
-            let back = if i % 3 == 0 { ", state = 'back'" } else { "" };
-            writer.run(&format!("update t set n = n + 1{back} where id = '{}'", key[0]));
-        }
-    });
-    let mut verb = "run";
-    for _ in 0..12 {
-        let before = db.chunks_done();
-        let started = db.start(&[verb, "set", "--rate", "20000 rows/s"]);
-        wait_for("the runner settles a chunk", || db.chunks_done() > before);
-        started.kill();
-        verb = "resume";
-    }
-    assert!(db.chunks_done() < 150, "nothing was left for the last runner");
-    db.backfill(&["resume", "set"]).exits(0);
-    stop.send(()).unwrap();
-    moving.join().unwrap();
+    let put_back = |i: usize| if i.is_multiple_of(3) { ", state = 'back'" } else { "" };
+    killed_twelve_times(&db, "set", put_back);
     let kept =
         "select count(*) from backfill.before_image_1, unnest(k1) as k where old_1 is not null";
     assert_eq!(db.sql.number(kept), db.sql.number("select sum(hits) from t"));

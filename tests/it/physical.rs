@@ -105,21 +105,19 @@ fn the_sweep_waits_for_the_walk() {
     is_done_once(&db, 1);
 }
 
-#[test]
-fn a_writer_that_moves_rows_and_a_runner_killed_twelve_times() {
-    let db = Db::found();
-    scattered(&db, 60_000);
-    db.spec("fill", &format!("stripes = 3\n{FILL}[limits]\nchunk_rows_max = 400\n"));
+/// Kills a run twelve times and lets it come to its end, beside an application that writes to its rows; `set` says what its writes of a number
+/// do besides counting in `n`. Returns how many those were.
+pub(crate) fn killed_twelve_times(db: &Db, name: &str, set: fn(usize) -> &'static str) -> i64 {
     let keys = db.sql.rows("select id from t order by random() limit 5000");
     let writer = db.connect();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let moving = std::thread::spawn(move || {
         let mut moved = 0;
-        for key in keys.iter().cycle() {
+        for (i, key) in keys.iter().cycle().enumerate() {
             if stopped.try_recv().is_ok() {
                 break;
             }
-            writer.run(&format!("update t set n = n + 1 where id = '{}'", key[0]));
+            writer.run(&format!("update t set n = n + 1{} where id = '{}'", set(i), key[0]));
             moved += 1;
         }
         moved
@@ -127,15 +125,23 @@ fn a_writer_that_moves_rows_and_a_runner_killed_twelve_times() {
     let mut verb = "run";
     for _ in 0..12 {
         let before = db.chunks_done();
-        let started = db.start(&[verb, "fill", "--rate", "20000 rows/s"]);
+        let started = db.start(&[verb, name, "--rate", "20000 rows/s"]);
         wait_for("the runner settles a chunk", || db.chunks_done() > before);
         started.kill();
         verb = "resume";
     }
     assert!(db.chunks_done() < 150, "nothing was left for the last runner");
-    db.backfill(&["resume", "fill"]).exits(0);
+    db.backfill(&["resume", name]).exits(0);
     stop.send(()).unwrap();
-    let moved: i64 = moving.join().unwrap();
+    moving.join().unwrap()
+}
+
+#[test]
+fn a_writer_that_moves_rows_and_a_runner_killed_twelve_times() {
+    let db = Db::found();
+    scattered(&db, 60_000);
+    db.spec("fill", &format!("stripes = 3\n{FILL}[limits]\nchunk_rows_max = 400\n"));
+    let moved = killed_twelve_times(&db, "fill", |_| "");
     is_done_once(&db, 1);
     assert_eq!(db.sql.number("select sum(n) from t"), moved, "the application's writes");
     db.backfill(&["reverse", "fill"]).exits(0);
