@@ -36,11 +36,21 @@ impl fmt::Display for Ident {
 
 /// Whether a text has a name in it that is not a part of a longer one.
 pub fn holds_word(text: &str, name: &str) -> bool {
-    let is_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '"');
-    text.match_indices(name).any(|(at, _)| {
-        let before = text[..at].chars().next_back();
-        let behind = text[at + name.len()..].chars().next();
-        !before.is_some_and(is_word) && !behind.is_some_and(is_word)
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '"');
+    behind_words(text, name, is_part).next().is_some()
+}
+
+/// What stands behind each place where a text has a word by itself: neither before nor behind it is there a character that `is_part` of
+/// words.
+pub fn behind_words<'t>(
+    text: &'t str,
+    word: &'t str,
+    is_part: impl Fn(char) -> bool + 't,
+) -> impl Iterator<Item = &'t str> {
+    text.match_indices(word).filter_map(move |(at, _)| {
+        let (before, behind) = (&text[..at], &text[at + word.len()..]);
+        let is_alone = !before.ends_with(&is_part) && !behind.starts_with(&is_part);
+        is_alone.then_some(behind)
     })
 }
 

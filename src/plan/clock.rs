@@ -1,6 +1,7 @@
 //! Whether an expression depends on when it is asked. Told from its text, and rather once too often. Pure.
 
 use crate::spec::Spec;
+use crate::sql::behind_words;
 
 /// Words that a date or a time is read from as the clock has it when the statement is parsed.
 const LITERALS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
@@ -19,29 +20,20 @@ const FUNCTIONS: [&str; 7] = [
 /// Whether it may yield something else later, with the same data.
 pub(super) fn tells_time(text: &str) -> bool {
     let text = text.to_lowercase();
-    LITERALS.iter().chain(&FUNCTIONS).any(|word| holds(&text, word))
-        || text.match_indices("age").any(|(at, word)| {
-            is_word(&text, at, word) && text[at + word.len()..].trim_start().starts_with('(')
-        })
+    LITERALS.iter().chain(&FUNCTIONS).any(|word| behind(&text, word).next().is_some())
+        || behind(&text, "age").any(|rest| rest.trim_start().starts_with('('))
 }
 
 /// Whether it may hold a literal that is the clock's when it is parsed, and so a constant to the server.
 pub(super) fn has_clock_literal(text: &str) -> bool {
     let text: String = text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
     let text = text.replace("now()", "").replace("now ()", "");
-    LITERALS.iter().any(|word| holds(&text, word))
+    LITERALS.iter().any(|word| behind(&text, word).next().is_some())
 }
 
-/// Whatever stands around a word but letters, digits and `_`: quotes of every kind do not hide it.
-fn is_word(text: &str, at: usize, word: &str) -> bool {
-    let is_part = |c: char| c.is_alphanumeric() || c == '_';
-    let before = text[..at].chars().next_back();
-    let behind = text[at + word.len()..].chars().next();
-    !before.is_some_and(is_part) && !behind.is_some_and(is_part)
-}
-
-fn holds(text: &str, word: &str) -> bool {
-    text.match_indices(word).any(|(at, _)| is_word(text, at, word))
+/// What stands behind a word, by itself: quotes of every kind around it do not hide it.
+fn behind<'t>(text: &'t str, word: &'t str) -> impl Iterator<Item = &'t str> {
+    behind_words(text, word, |c| c.is_alphanumeric() || c == '_')
 }
 
 /// The texts that a spec's rules are made of: conditions, values, the join source.

@@ -142,17 +142,14 @@ async fn uses(
                       where r.ev_class = 'pg_temp.backfill_probe'::regclass and p.provolatile <> 'i'";
     let rows = db::ask_within(client, functions, &[]).await?;
     let volatile = rows.iter().filter(|row| row.get(1)).map(|row| row.get(0)).collect();
-    let has_subquery = "select exists (select from pg_catalog.pg_rewrite r
-                                        where r.ev_class = 'pg_temp.backfill_probe'::regclass and r.ev_action::text ~ '{SUB(LINK|QUERY)')";
-    let row = db::ask_within(client, has_subquery, &[]).await?;
-    let has_subquery = row.first().is_none_or(|row| row.get(0));
-    let is_fixed = rows.is_empty() && !has_subquery && !clock::tells_time(&expr.text);
     // A whole row is a column numbered 0 in the tree, and no dependency.
-    let whole = "select exists (select from pg_catalog.pg_rewrite r
-                                 where r.ev_class = 'pg_temp.backfill_probe'::regclass
-                                   and r.ev_action::text ~ ':varattno 0 ')";
-    let row = db::ask_within(client, whole, &[]).await?;
-    if row.first().is_some_and(|row| row.get(0)) {
+    let tree = "select r.ev_action::text ~ ':varattno 0 ', r.ev_action::text ~ '{SUB(LINK|QUERY)'
+                  from pg_catalog.pg_rewrite r where r.ev_class = 'pg_temp.backfill_probe'::regclass";
+    let row = db::ask_within(client, tree, &[]).await?;
+    let (has_whole, has_subquery) =
+        row.first().map_or((true, true), |row| (row.get(0), row.get(1)));
+    let is_fixed = rows.is_empty() && !has_subquery && !clock::tells_time(&expr.text);
+    if has_whole {
         return Ok(Uses { volatile, is_fixed, columns: None });
     }
     let columns = "select distinct d.refobjsubid::int2
