@@ -8,7 +8,7 @@ use super::chunker::Sliced;
 use super::dispatcher::{Dispatcher, Ending};
 use super::{Setback, chunker};
 use crate::event::Event;
-use crate::state::{Chunk, Passed};
+use crate::state::{Chunk, Passed, SweepLeft};
 
 /// Chunks to keep ready for each worker: one being cut while one runs. More would be cut with a size that no longer fits.
 const READY_PER_WORKER: usize = 2;
@@ -45,14 +45,7 @@ impl Dispatcher<'_> {
     /// Before the end is told, the chunks themselves are asked: one whose creation was committed without an answer reaching us may
     /// still be open. True when there is something left to do or to ask again.
     pub(super) async fn find_forgotten(&mut self) -> bool {
-        let found = match self.work.database.get().await {
-            Err(error) => Err(Setback::from_connect(&error)),
-            Ok(client) => {
-                let found = self.work.store.pending(&client, self.work.run_id, 0, PAGE).await;
-                found.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))
-            }
-        };
-        match found {
+        match self.pending(0).await {
             Ok(chunks) => {
                 self.saw(&chunks);
                 let is_any = !chunks.is_empty();
@@ -81,14 +74,7 @@ impl Dispatcher<'_> {
 
     /// Asks for what is left of the sweep.
     pub(super) async fn look_for_sweep(&mut self) {
-        let found = match self.work.database.get().await {
-            Err(error) => Err(Setback::from_connect(&error)),
-            Ok(client) => {
-                let found = self.work.store.sweep_left(&client, self.work.run_id, PAGE).await;
-                found.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))
-            }
-        };
-        match found {
+        match self.sweep_left().await {
             Err(setback) => self.cut_failed(setback),
             Ok(left) if !left.pending.is_empty() => {
                 (self.cut_due, self.cut_failures) = (None, 0);
@@ -104,12 +90,24 @@ impl Dispatcher<'_> {
         }
     }
 
-    async fn load(&mut self) -> Result<(), Setback> {
+    async fn sweep_left(&self) -> Result<SweepLeft, Setback> {
         let client =
             self.work.database.get().await.map_err(|error| Setback::from_connect(&error))?;
-        let from = if self.has_pages { self.paged_seq } else { self.seen_seq };
+        let left = self.work.store.sweep_left(&client, self.work.run_id, PAGE).await;
+        left.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))
+    }
+
+    /// The next pending chunks behind a number.
+    async fn pending(&self, from: i64) -> Result<Vec<Chunk>, Setback> {
+        let client =
+            self.work.database.get().await.map_err(|error| Setback::from_connect(&error))?;
         let chunks = self.work.store.pending(&client, self.work.run_id, from, PAGE).await;
-        let chunks = chunks.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))?;
+        chunks.map_err(|e| Setback::from_store(e, Duration::ZERO, Duration::MAX))
+    }
+
+    async fn load(&mut self) -> Result<(), Setback> {
+        let from = if self.has_pages { self.paged_seq } else { self.seen_seq };
+        let chunks = self.pending(from).await?;
         let first_new = self.start.next_seq;
         if self.has_pages {
             let chunks: Vec<Chunk> =
