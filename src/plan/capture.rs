@@ -174,11 +174,11 @@ impl Builder<'_> {
         values.join(", ")
     }
 
-    /// Key and old values of the rows to write.
-    fn rows_before(&self, form: Form) -> String {
+    /// Key and old values of the rows to write, and what else is asked for.
+    fn rows_before(&self, form: Form, also: &str) -> String {
         let name = &self.table.name;
         format!(
-            "SELECT {}{}\n WHERE {}\n   AND ({})",
+            "SELECT {}{also}{}\n WHERE {}\n   AND ({})",
             self.image_values(&name.to_string(), Some(&name.to_string()), None),
             self.from_target().as_str(),
             self.range_sql(form),
@@ -189,8 +189,8 @@ impl Builder<'_> {
     /// Everything with a transaction id before the snapshot's oldest was over when the snapshot was taken. `age` counts back from a
     /// number that stands still within a transaction, so the greater age is the older one.
     ///
-    /// Both passes over the chunk take the same way and so meet the rows in the same order; should they not, the keys differ and the
-    /// bet is lost too.
+    /// Rows are looked up by their key once and then written where they were seen, in the order of their places, which is that of a scan
+    /// by place too. A row that has moved meanwhile is younger than the snapshot wherever the server finds it.
     fn bet(&self, saving: &Saving<'_>, form: Form) -> String {
         let name = &self.table.name;
         let fields = |side: Side| saving.fields.iter().filter(move |f| side.holds(&f.name));
@@ -212,13 +212,18 @@ impl Builder<'_> {
             true => format!("backfill_after.{}", f.name),
             false => format!("backfill_before.{}", f.name),
         });
-        // Asking for the rows before makes their pass come first. Afterwards each would be found twice in the index, and be looked at
-        // against a change of this very transaction.
+        let seen = format!(
+            "{}\n ORDER BY {name}.ctid",
+            self.rows_before(form, &format!(", {name}.ctid AS backfill_place"))
+        );
+        let there = format!(
+            "{name}.ctid OPERATOR(pg_catalog.=) ANY ((SELECT places FROM backfill_before)::pg_catalog.tid[])\n   \
+             AND pg_catalog.age({name}.xmin) > \
+             (SELECT pg_catalog.age(pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.xid))"
+        );
         format!(
-            "WITH backfill_before AS MATERIALIZED (\nSELECT count(*) AS rows, ARRAY[{}] AS old_nulls, {}\n  FROM (\n{}\n) AS seen\n), \
-             backfill_written AS (\n{}\n   AND pg_catalog.age({name}.xmin) > \
-             (SELECT pg_catalog.age(pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.xid))\n   \
-             AND (SELECT rows FROM backfill_before) > 0\nRETURNING {}\n), \
+            "WITH backfill_before AS MATERIALIZED (\nSELECT count(*) AS rows, pg_catalog.array_agg(backfill_place) AS places, \
+             ARRAY[{}] AS old_nulls, {}\n  FROM (\n{seen}\n) AS seen\n), backfill_written AS (\n{}\nRETURNING {}\n), \
              backfill_after AS MATERIALIZED (\nSELECT count(*) AS rows, {}\n  FROM backfill_written\n), backfill_saved AS (\n\
              INSERT INTO {} (seq, part, side, rows, old_nulls, {columns})\n\
              SELECT ${}, {}, '{}', backfill_before.rows, old_nulls, {}\n  FROM backfill_before, backfill_after\n WHERE {same}\n\
@@ -227,8 +232,7 @@ impl Builder<'_> {
              coalesce((SELECT bytes FROM backfill_saved), 0)::int8, NULL::text[]\n  FROM backfill_before, backfill_after",
             nulls.collect::<Vec<_>>().join(", "),
             packed(Side::Old),
-            self.rows_before(form),
-            self.update(form).as_str(),
+            self.update_where(&there).as_str(),
             self.image_values(&name.to_string(), None, Some(&name.to_string())),
             packed(Side::New),
             saving.images.table,
@@ -244,7 +248,7 @@ impl Builder<'_> {
     fn lock_and_save(&self, saving: &Saving<'_>, form: Form) -> String {
         let locked = format!(
             "(\n{}\n ORDER BY {}\n   FOR NO KEY UPDATE OF {}\n) AS backfill_locked",
-            self.rows_before(form),
+            self.rows_before(form, ""),
             self.key.order_sql(&self.table.name, false),
             self.table.name
         );

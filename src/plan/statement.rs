@@ -143,6 +143,11 @@ impl Builder<'_> {
 
     /// The UPDATE of one chunk, with origins.
     pub fn update(&self, form: Form) -> SqlText {
+        self.update_where(&self.range_sql(form))
+    }
+
+    /// The UPDATE of the rows for which this holds, as far as they need it.
+    pub(super) fn update_where(&self, these: &str) -> SqlText {
         let mut sql = SqlText::default();
         sql.push(&format!("UPDATE {}\n   SET ", self.target()));
         for (i, target) in self.targets.iter().enumerate() {
@@ -152,7 +157,7 @@ impl Builder<'_> {
             sql.push(&format!("{} = ", target.name)).append(&self.assigned(target));
         }
         self.push_from(&mut sql);
-        sql.push(&format!("\n WHERE {}\n   AND (", self.range_sql(form)));
+        sql.push(&format!("\n WHERE {these}\n   AND ("));
         sql.append(&self.needed()).push(")");
         sql
     }
