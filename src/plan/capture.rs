@@ -13,6 +13,7 @@
 //!
 //! New values come from RETURNING, never from the expression: a trigger may have changed them.
 
+use super::physical::{WRAPPED, is_older};
 use super::statement::{Builder, ByRange};
 use crate::key::Form;
 use crate::spec::Verb;
@@ -186,8 +187,7 @@ impl Builder<'_> {
         )
     }
 
-    /// Everything with a transaction id before the snapshot's oldest was over when the snapshot was taken. `age` counts back from a
-    /// number that stands still within a transaction, so the greater age is the older one.
+    /// Everything with a transaction id before the snapshot's oldest was over when the snapshot was taken.
     ///
     /// Rows are looked up by their key once and then written where they were seen, in the order of their places, which is that of a scan
     /// by place too. A row that has moved meanwhile is younger than the snapshot wherever the server finds it.
@@ -216,10 +216,10 @@ impl Builder<'_> {
             "{}\n ORDER BY {name}.ctid",
             self.rows_before(form, &format!(", {name}.ctid AS backfill_place"))
         );
+        let oldest = "pg_catalog.age(pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.xid)";
         let there = format!(
-            "{name}.ctid OPERATOR(pg_catalog.=) ANY ((SELECT places FROM backfill_before)::pg_catalog.tid[])\n   \
-             AND pg_catalog.age({name}.xmin) > \
-             (SELECT pg_catalog.age(pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.xid))"
+            "{name}.ctid OPERATOR(pg_catalog.=) ANY ((SELECT places FROM backfill_before)::pg_catalog.tid[])\n   AND {}",
+            is_older(name, oldest, &WRAPPED.to_string())
         );
         format!(
             "WITH backfill_before AS MATERIALIZED (\nSELECT count(*) AS rows, pg_catalog.array_agg(backfill_place) AS places, \

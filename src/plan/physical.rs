@@ -25,6 +25,7 @@ use super::table::Table;
 use super::{Accepted, Plan};
 use crate::key::{Bound, Form, Key, KeyRange, LEAF, Leaf, Leaves, Part, Place, Striped};
 use crate::spec::{Kind, Spec};
+use crate::sql::Ident;
 use crate::state::Run;
 use crate::undo::UndoMode;
 
@@ -239,15 +240,19 @@ impl<'a> Builder<'a> {
         Builder { leaf: Some(LEAF.to_owned()), is_walk: true, older_than, ..self }
     }
 
-    /// A range without row versions of a transaction or of later ones. The age of a version counts back from this transaction, modulo
-    /// four billion, so that two billion transactions later nothing is older: the sweep then does what the walk does not.
+    /// A range without row versions of a transaction or of later ones. Two billion transactions later nothing is older: the sweep then does
+    /// what the walk does not.
     pub(super) fn older_sql(&self, range: &str, xid: i64) -> String {
-        format!(
-            "{range} AND pg_catalog.age({}.xmin)::pg_catalog.int8 OPERATOR(pg_catalog.>) \
-             (SELECT LEAST(pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8 OPERATOR(pg_catalog.-) {xid}::pg_catalog.int8, \
-             2147483647::pg_catalog.int8))",
-            self.name()
-        )
+        let since = format!(
+            "pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8 OPERATOR(pg_catalog.-) {xid}::pg_catalog.int8"
+        );
+        let greatest = i32::MAX;
+        let than = format!("LEAST({since}, {greatest}::pg_catalog.int8)::pg_catalog.int4");
+        let wrapped = format!(
+            "CASE WHEN {since} OPERATOR(pg_catalog.<) {greatest}::pg_catalog.int8 THEN {WRAPPED} ELSE {} END",
+            i64::from(i32::MIN)
+        );
+        format!("{range} AND {}", is_older(self.name(), &than, &wrapped))
     }
 
     /// The keys left to do. Put in order apart from being found, or the planner would read the table in that order, by its index. Keys that
@@ -301,6 +306,20 @@ impl<'a> Builder<'a> {
         let target = self.target();
         format!("SELECT {key} FROM {target} WHERE {name}.ctid = $1::pg_catalog.tid")
     }
+}
+
+/// Ages under this are of rows that were frozen so long ago that the number of their transaction has come round; those between it and zero
+/// may be of transactions that began after the one that asks, of which there are not a quarter of a billion before it ends.
+pub(super) const WRAPPED: i32 = -(1 << 28);
+
+/// Whether a row version of `table` is older than an age, or under the age `wrapped`. `age` counts back from a number that stands still within
+/// a transaction, so the greater age is the older one; but a frozen row keeps the number it had, and two billion transactions later its age
+/// is negative.
+pub(super) fn is_older(table: &Ident, than: &str, wrapped: &str) -> String {
+    let age = format!("pg_catalog.age({table}.xmin)");
+    format!(
+        "({age} OPERATOR(pg_catalog.>) (SELECT {than}) OR {age} OPERATOR(pg_catalog.<) (SELECT {wrapped}))"
+    )
 }
 
 /// Rows on a page of the heap.

@@ -41,3 +41,4 @@ mod steps;
 mod storage;
 mod support;
 mod versions;
+mod wraparound;

@@ -133,3 +133,24 @@ fn stopped_at_each_step_and_replaced() {
         is_done(&db);
     }
 }
+
+/// What the application writes between a chunk's look at its rows and its writing them is what a reverse run gives back.
+#[test]
+fn a_row_that_a_later_transaction_writes_is_saved_as_that_left_it() {
+    let db = Db::found();
+    db.sql.run("create table t (id bigint primary key, n int not null)");
+    db.sql.run("insert into t select i, i from generate_series(1, 1000) i; analyze t");
+    db.spec("double", "table = \"t\"\n[[rule]]\nset = { n = \"n * 2\" }\n");
+    let runner = stopped(&db, &["run", "double"], "claimed");
+    let application = db.connect();
+    application.run("begin; update t set n = 7000 where id = 70");
+    runner.signal(Signal::SIGCONT);
+    let waits = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+    db.sql.wait_for("the chunk waits for the application", waits);
+    application.run("commit");
+    runner.wait().exits(0);
+    assert_eq!(db.sql.number("select n from t where id = 70"), 14_000);
+    assert_eq!(db.sql.number("select count(*) from t where n = id * 2"), 999);
+    db.backfill(&["reverse", "double"]).exits(0);
+    assert_eq!(db.sql.number("select n from t where id = 70"), 7000);
+}
