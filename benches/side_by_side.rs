@@ -137,8 +137,9 @@ fn main() {
     });
     let mut results = Vec::new();
     let (only, with, job_name) = (word("--shape"), word("--with"), word("--job"));
-    for shape in
-        SHAPES.iter().filter(|shape| only.as_deref().is_none_or(|only| shape.name.contains(only)))
+    for shape in SHAPES
+        .iter()
+        .filter(|shape| only.as_deref().is_none_or(|only| shape.name.starts_with(only)))
     {
         base(&bench, shape);
         for job in JOBS.iter().filter(|job| job_name.as_deref().is_none_or(|name| job.name == name))
