@@ -42,13 +42,6 @@ fn planted(which: Which) -> Db {
     db
 }
 
-fn runs(db: &Db) -> i64 {
-    match db.sql.text("select to_regclass('backfill.run') is null").as_str() {
-        "t" => 0,
-        _ => db.sql.number("select count(*) from backfill.run"),
-    }
-}
-
 fn is_quiet(db: &Db) {
     let log = std::fs::read_to_string(db.server_log()).unwrap();
     let called: Vec<&str> = log.lines().filter(|line| line.contains(WORD)).collect();
@@ -76,9 +69,9 @@ fn specs(db: &Db) {
 /// There and back, with a stop in the middle.
 fn there_and_back(db: &Db, name: &str) {
     db.backfill(&["plan", name]).exits(0);
-    let begun = runs(db);
+    let begun = db.runs();
     let run = db.start(&["run", name, "--rate", "4000 rows/s"]);
-    wait_for("the run begins", || runs(db) > begun);
+    wait_for("the run begins", || db.runs() > begun);
     wait_for("chunks are done", || db.chunks_done() > 2);
     db.backfill(&["tune", name, "--rate", "3000 rows/s"]).exits(0);
     db.backfill(&["pause", name]).exits(0);

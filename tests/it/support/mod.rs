@@ -325,6 +325,14 @@ impl Db {
         wait_for("the run is interrupted", || self.status(name)["state"] == "interrupted");
     }
 
+    /// Runs there have been; 0 before the state tables are there.
+    pub fn runs(&self) -> i64 {
+        match self.sql.text("select to_regclass('backfill.run') is null").as_str() {
+            "t" => 0,
+            _ => self.sql.number("select count(*) from backfill.run"),
+        }
+    }
+
     /// Chunks done in the newest run; 0 before there is one.
     pub fn chunks_done(&self) -> i64 {
         if self.sql.text("select to_regclass('backfill.chunk') is null") == "t" {
