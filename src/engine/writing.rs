@@ -12,7 +12,7 @@ use crate::db::{self, Class};
 use crate::key::{Form, Place};
 use crate::mutation::{Guard, Step};
 use crate::plan::rehearse::{params as range_params, typed};
-use crate::plan::{ByRange, Keep};
+use crate::plan::{ByRange, IN_BULK, Keep};
 use crate::state::Claim;
 use crate::undo::Conflicts;
 
@@ -77,6 +77,10 @@ impl Writing<'_> {
     async fn part(&self, form: Form) -> Result<Written, Setback> {
         let here = |sql: &ByRange| self.claim.place.text(sql.get(form)).map(Cow::into_owned);
         let sql = self.work.sql_at(&self.claim.place);
+        let joins_back_in_bulk = sql.keep.as_ref().is_some_and(|keep| keep.joins_in_bulk);
+        if sql.joins_in_bulk || joins_back_in_bulk {
+            self.set(IN_BULK).await?;
+        }
         if let Some(ambiguous) = sql.ambiguous.as_ref().and_then(here) {
             let rows = self.query(&ambiguous, &self.bind[..self.width]).await?;
             if let Some(row) = rows.first() {
@@ -102,9 +106,6 @@ impl Writing<'_> {
                 }
             };
         };
-        if keep.joins_in_bulk {
-            self.set("SET LOCAL enable_nestloop = off").await?;
-        }
         let counts = self.save_and_write(keep, write, here).await?;
         let mut written = Written { image_bytes: counts.image_bytes, ..Written::default() };
         let beside = keep.elsewhere.as_ref().and_then(|elsewhere| here(&elsewhere.beside));

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
+use super::join::IN_BULK;
 use super::judge::analyse;
 use super::probe::Uses;
 use super::statement::{Builder, ByRange, ChunkSql};
@@ -50,6 +51,14 @@ pub(super) struct Trial<'p> {
 }
 
 impl Trial<'_> {
+    /// Has the rest of the transaction join as chunks do.
+    pub(super) async fn choose_join(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        match self.sql.joins_in_bulk {
+            true => client.batch_execute(IN_BULK).await,
+            false => Ok(()),
+        }
+    }
+
     /// A statement in one form.
     pub(super) fn text(&self, sql: &ByRange, form: Form) -> String {
         self.place.text(sql.get(form)).unwrap_or_default().into_owned()

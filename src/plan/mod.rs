@@ -11,6 +11,7 @@ pub mod checks;
 mod clock;
 mod forecast;
 mod guard;
+mod join;
 mod judge;
 mod leaves;
 mod limiting;
@@ -37,6 +38,7 @@ use checks::{
     table_refusals, table_warnings,
 };
 pub use forecast::Forecast;
+pub use join::IN_BULK;
 use judge::{check_statement, has_few_values, judge_all, remaining, targets};
 pub use leaves::ByLeaf;
 pub use limiting::reads_nothing;
@@ -131,6 +133,8 @@ pub struct Plan {
     pub has_few_values: bool,
     /// Whether it leaves alone from then on what it has written.
     limits_itself: bool,
+    /// Whether the source is joined once a statement, because no index serves to join it row by row.
+    pub joins_in_bulk: bool,
     /// A run by place walks row versions that are older than this transaction and no others, so that it meets no row twice before the
     /// sweep; none where it may.
     pub walk_before: Option<i64>,
@@ -232,6 +236,7 @@ impl Plan {
             targets: targets.clone(),
             has_few_values: has_few_values(spec, &uses),
             limits_itself: false,
+            joins_in_bulk: false,
             walk_before: None,
             has_triggers: false,
             hot_blockers: Vec::new(),
@@ -272,6 +277,7 @@ impl Plan {
             Err(_) if accepted.goes_on => {}
             set => set?,
         }
+        plan.find_join(client).await?;
         let mut misled = guard::guard(client, &plan).await?;
         if misled.is_some() && plan.way.is_physical && spec.order.kind != Kind::Physical {
             plan.set_way(Some(false))?;
@@ -313,7 +319,8 @@ impl Plan {
     }
 
     fn builder(&self) -> Builder<'_> {
-        Builder::new(&self.spec, &self.table.name, &self.key, &self.targets)
+        let builder = Builder::new(&self.spec, &self.table.name, &self.key, &self.targets);
+        Builder { joins_in_bulk: self.joins_in_bulk, ..builder }
     }
 
     /// Whether it writes only where there is nothing, so that it can be run at any time.

@@ -49,6 +49,7 @@ pub(super) async fn explain_first_chunk(
     trial: &Trial<'_>,
 ) -> Result<Vec<Value>, tokio_postgres::Error> {
     let Some((range, _)) = first_chunk(client, trial).await? else { return Ok(Vec::new()) };
+    trial.choose_join(client).await?;
     explain(client, trial, &range, "VERBOSE, FORMAT JSON").await
 }
 
@@ -138,6 +139,7 @@ async fn rehearse_in(
     trial: &Trial<'_>,
 ) -> Result<Option<Rehearsal>, tokio_postgres::Error> {
     let Some((range, keys)) = first_chunk(client, trial).await? else { return Ok(None) };
+    trial.choose_join(client).await?;
     let image_bytes = rehearse_images(client, plan, &range).await?;
     let started = Instant::now();
     let plans = explain(client, trial, &range, "ANALYZE, WAL, TIMING OFF, FORMAT JSON").await?;

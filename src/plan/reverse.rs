@@ -92,6 +92,7 @@ impl Plan {
             targets: targets.clone(),
             has_few_values: false,
             limits_itself: true,
+            joins_in_bulk: false,
             walk_before: None,
             has_triggers: false,
             hot_blockers: Vec::new(),
@@ -110,6 +111,9 @@ impl Plan {
         plan.tree = plan.find_tree(client).await?;
         plan.set_leaves_of(taken.run, taken.run.undo.mode == UndoMode::Capture)?;
         plan.set_walk_of(taken.run)?;
+        if taken.run.undo.mode != UndoMode::Capture {
+            plan.find_join(client).await?;
+        }
         Ok(plan)
     }
 

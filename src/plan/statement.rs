@@ -56,6 +56,8 @@ pub struct ChunkSql {
     pub update: ByRange,
     /// What runs when before-images are kept or given back.
     pub keep: Option<Keep>,
+    /// Whether every join is to be made once a statement, never row by row: begin with [`super::IN_BULK`].
+    pub joins_in_bulk: bool,
     /// Refuses an ambiguous join: the key of a row that several source rows match. Parameters: the range.
     pub ambiguous: Option<ByRange>,
     /// Boundaries of the next whole chunks. Parameters: the range from the last cut to the ceiling, entries a chunk, how many
@@ -80,6 +82,8 @@ pub struct Builder<'a> {
     pub targets: &'a [Target],
     /// The leaf of the table that they are for, as SQL; none for the table itself.
     pub leaf: Option<String>,
+    /// As [`ChunkSql::joins_in_bulk`].
+    pub joins_in_bulk: bool,
     /// Whether ranges are of places in the heap instead of keys.
     pub is_walk: bool,
     /// Row versions of this transaction and of later ones are in no range of places.
@@ -94,7 +98,16 @@ impl<'a> Builder<'a> {
         key: &'a Key,
         targets: &'a [Target],
     ) -> Builder<'a> {
-        Builder { spec, table, key, targets, leaf: None, is_walk: false, older_than: None }
+        Builder {
+            spec,
+            table,
+            key,
+            targets,
+            leaf: None,
+            joins_in_bulk: false,
+            is_walk: false,
+            older_than: None,
+        }
     }
 }
 
@@ -134,6 +147,7 @@ impl Builder<'_> {
         ChunkSql {
             update,
             keep: None,
+            joins_in_bulk: self.joins_in_bulk,
             ambiguous,
             boundaries: self.boundaries(),
             stretch: self.stretch(),
@@ -318,8 +332,15 @@ impl Builder<'_> {
         let mut sql = SqlText::default();
         sql.push(&format!("{} IS NULL AND ", self.column(target)));
         // Beside the CASE, so that the planner sees the condition: it may be what the source is joined by.
-        if let [(Some(when), _)] = self.deciding(target).as_slice() {
-            sql.push_expr(when).push(" AND ");
+        match self.deciding(target).as_slice() {
+            [(Some(when), _)] => {
+                sql.push_expr(when).push(" AND ");
+            }
+            // Several conditions may have the join in common.
+            [(Some(_), _), ..] if self.spec.from.is_some() => {
+                sql.append(&self.any_when(target)).push(" AND ");
+            }
+            _ => {}
         }
         // A CASE, because only that keeps the value from being computed for rows that the condition excludes. And not IS NOT NULL, which
         // for a composite value asks whether all its fields are.

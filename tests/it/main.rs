@@ -19,6 +19,7 @@ mod failover;
 mod foreign;
 mod fuzz;
 mod guards;
+mod joins;
 mod keyless;
 mod laws;
 mod limiting;
