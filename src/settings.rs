@@ -13,7 +13,9 @@ use crate::calendar::{Calendar, read};
 use crate::diagnostic::{Diagnostic, Report};
 use crate::document::{self, Section};
 use crate::signal;
-use crate::units::{DURATION_HELP, WORKERS_MAX, parse_chunk_time, parse_duration, parse_workers};
+use crate::units::{
+    DURATION_HELP, WORKERS_MAX, parse_chunk_time, parse_duration, parse_lock_timeout, parse_workers,
+};
 use crate::vacuum;
 
 /// Workers of a run that nobody gives a number of: one waits for its COMMIT while the other is at work.
@@ -35,6 +37,8 @@ pub enum Origin {
     Spec,
     /// The `[limits]` of `backfill.toml`.
     Project,
+    /// What the health signal `latency` brings along.
+    Latency,
     /// Built in.
     Default,
 }
@@ -55,6 +59,7 @@ impl fmt::Display for Origin {
             Origin::Environment => "environment",
             Origin::Spec => "spec",
             Origin::Project => "backfill.toml",
+            Origin::Latency => "latency",
             Origin::Default => "default",
         })
     }
@@ -89,6 +94,12 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// What makes a run least felt at any rate: nobody waits for a chunk, or for a processor beside it, longer than for a few of his own
+    /// transactions.
+    pub fn unfelt() -> Layer {
+        Layer { workers: Some(1), chunk_time: Some(Duration::from_millis(2)), ..Layer::default() }
+    }
+
     /// Reads the `[limits]` of a spec or of `backfill.toml`.
     pub fn read(root: &Section<'_>) -> Layer {
         let read = |limits: &Section<'_>| {
@@ -98,7 +109,7 @@ impl Layer {
                 chunk_time: limits.parsed("chunk_time", DURATION_HELP, parse_chunk_time),
                 chunk_rows_max: limits.integer("chunk_rows_max", 1..=1_000_000).map(|n| n as u32),
                 quarantine_max: limits.integer("quarantine_max", 0..=1_000_000).map(|n| n as u32),
-                lock_timeout: limits.parsed("lock_timeout", DURATION_HELP, parse_chunk_time),
+                lock_timeout: limits.parsed("lock_timeout", DURATION_HELP, parse_lock_timeout),
                 durability: limits.parsed("durability", "one of `commit` and `group`", str::parse),
             })
         };

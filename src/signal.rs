@@ -30,6 +30,8 @@ pub enum Kind {
     Checkpoints,
     /// COMMIT of our own chunks, times its usual time.
     CommitLatency,
+    /// By how many percent a small transaction takes longer than before the first chunk. Off unless it is asked for.
+    Latency,
     /// A vacuum at work on the table; one against wraparound holds.
     Autovacuum,
     /// Seconds since the oldest transaction that keeps dead rows from being vacuumed.
@@ -51,10 +53,11 @@ enum Unit {
     Seconds,
     Number,
     Times,
+    Percent,
 }
 
 /// All signals, in the order of documentation.
-pub const KINDS: [Kind; 14] = [
+pub const KINDS: [Kind; 15] = [
     Kind::ReplicaLag,
     Kind::ReplicaDelay,
     Kind::Slots,
@@ -63,6 +66,7 @@ pub const KINDS: [Kind; 14] = [
     Kind::Sessions,
     Kind::Checkpoints,
     Kind::CommitLatency,
+    Kind::Latency,
     Kind::Autovacuum,
     Kind::Horizon,
     Kind::DeadRows,
@@ -94,6 +98,7 @@ impl Kind {
             Kind::Sessions => "sessions",
             Kind::Checkpoints => "checkpoints",
             Kind::CommitLatency => "commit_latency",
+            Kind::Latency => "latency",
             Kind::Autovacuum => "autovacuum",
             Kind::Horizon => "horizon",
             Kind::DeadRows => "dead_rows",
@@ -106,6 +111,11 @@ impl Kind {
     /// The signal of a word.
     pub fn parse(word: &str) -> Option<Kind> {
         KINDS.into_iter().find(|kind| kind.name() == word)
+    }
+
+    /// Whether it is at work only where it is asked for.
+    pub fn is_extra(self) -> bool {
+        matches!(self, Kind::Latency | Kind::Query | Kind::FlagFile | Kind::Http)
     }
 
     /// Whether slowing down makes it better. The others slow the run to half its speed for as long as they last.
@@ -130,6 +140,7 @@ impl Kind {
             Kind::Sessions => all(1.2, 1.5, 3.0),
             Kind::Checkpoints => Thresholds { hold: None, ..all(1.0, 2.0, 0.0) },
             Kind::CommitLatency => all(2.0, 3.0, 10.0),
+            Kind::Latency => all(15.0, 30.0, 2_000.0),
             Kind::Autovacuum => Thresholds { warm: None, hot: Some(1.0), hold: None },
             Kind::Horizon => all(120.0, 300.0, 900.0),
             Kind::DeadRows => Thresholds { hold: None, ..all(5e6, 1e7, 0.0) },
@@ -142,6 +153,7 @@ impl Kind {
             Kind::ReplicaLag | Kind::Slots => Unit::Bytes,
             Kind::ReplicaDelay | Kind::Horizon => Unit::Seconds,
             Kind::Sessions | Kind::CommitLatency => Unit::Times,
+            Kind::Latency => Unit::Percent,
             _ => Unit::Number,
         }
     }
@@ -152,6 +164,7 @@ impl Kind {
             Unit::Bytes => bytes(value.max(0.0) as u64),
             Unit::Seconds => duration(Duration::from_secs_f64(value.clamp(0.0, 1e9))),
             Unit::Times => format!("{value:.1} times"),
+            Unit::Percent => format!("{} %", count(value.max(0.0) as u64)),
             Unit::Number if value.fract() == 0.0 => count(value.max(0.0) as u64),
             Unit::Number => format!("{value:.2}"),
         }
@@ -222,7 +235,7 @@ const UNKNOWN_AFTER: Duration = Duration::from_secs(10);
 
 impl Default for Settings {
     fn default() -> Settings {
-        let own = |kind: &Kind| !matches!(kind, Kind::Query | Kind::FlagFile | Kind::Http);
+        let own = |kind: &Kind| !kind.is_extra();
         Settings {
             signals: KINDS.into_iter().filter(own).map(|kind| (kind, kind.defaults())).collect(),
             query: None,

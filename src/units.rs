@@ -16,13 +16,25 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| "a duration cannot be negative".to_owned())
 }
 
-/// Reads a chunk time: from 10 ms to 60 s.
+/// Reads a chunk time: from 1 ms to 60 s.
 ///
-/// Below, the round trips cost more than the work; above, one chunk holds row locks longer than any application waits.
+/// Below, there is no time for a single row; above, one chunk holds row locks longer than any application waits.
 pub fn parse_chunk_time(text: &str) -> Result<Duration, String> {
+    parse_from(Duration::from_millis(1), text)
+}
+
+/// Reads a lock timeout: from 10 ms to 60 s.
+///
+/// Below, a chunk would give way to every small transaction.
+pub fn parse_lock_timeout(text: &str) -> Result<Duration, String> {
+    parse_from(Duration::from_millis(10), text)
+}
+
+fn parse_from(shortest: Duration, text: &str) -> Result<Duration, String> {
     let time = parse_duration(text)?;
-    let range = Duration::from_millis(10)..=Duration::from_secs(60);
-    range.contains(&time).then_some(time).ok_or_else(|| "must be from 10ms to 60s".to_owned())
+    let range = shortest..=Duration::from_secs(60);
+    let label = || format!("must be from {}ms to 60s", shortest.as_millis());
+    range.contains(&time).then_some(time).ok_or_else(label)
 }
 
 /// Reads a number of workers, from 1 to [`WORKERS_MAX`].
@@ -60,7 +72,8 @@ mod tests {
         for bad in ["5", "-1d", "1 month", ""] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
-        assert!(parse_chunk_time("1ms").is_err());
+        assert!(parse_chunk_time("1ms").is_ok() && parse_lock_timeout("1ms").is_err());
+        assert!(parse_chunk_time("900us").is_err() && parse_lock_timeout("10ms").is_ok());
         assert!(parse_chunk_time("-1s").is_err());
         assert_eq!(parse_bytes("64 MB"), Ok(64e6));
         assert_eq!(parse_bytes("1.5GB"), Ok(1.5e9));

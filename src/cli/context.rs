@@ -6,9 +6,11 @@ use deadpool_postgres::Object;
 
 use super::Global;
 use super::failure::{Failure, Kind};
+use super::pace;
 use crate::db::{ConnInfo, Database};
 use crate::document::nearest;
 use crate::settings::{Layer, Limits, Origin, Project};
+use crate::signal;
 use crate::spec::{Spec, check_name};
 use crate::sql::Ident;
 use crate::state::{Installed, Run, Store};
@@ -127,11 +129,14 @@ impl Context {
     /// The limits for a run outside of windows, without what an operator tuned.
     pub(super) fn limits(&self, flags: Layer, spec: &Spec) -> Result<Limits, Failure> {
         let environment = Layer::from_environment(variable).map_err(Failure::usage)?;
+        let listens = pace::health(self, spec).has(signal::Kind::Latency);
+        let unfelt = if listens { Layer::unfelt() } else { Layer::default() };
         Ok(Limits::resolve(&[
             (Origin::Flag, flags),
             (Origin::Environment, environment),
             (Origin::Spec, spec.limits),
             (Origin::Project, self.project.limits),
+            (Origin::Latency, unfelt),
         ]))
     }
 }

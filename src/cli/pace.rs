@@ -18,6 +18,7 @@ use crate::signal::{Kind, Settings};
 use crate::spec::Spec;
 use crate::sql::Ident;
 use crate::state::Run;
+use crate::throttle::latency::KNOWN_WITHIN;
 use crate::throttle::sampler::{self, Look, Subject};
 use crate::vacuum;
 
@@ -106,10 +107,13 @@ pub(super) async fn look(
         chunk_lock: ctx.store.chunk_lock(run.run_id),
         version: plan.server.version_num,
     };
-    let mut looks = sampler::start(ctx.database.apart(1)?, subject, settings.clone());
+    let listens = settings.has(Kind::Latency);
+    let database = ctx.database.apart(1 + usize::from(listens))?;
+    let within = FIRST_LOOK + if listens { KNOWN_WITHIN } else { Duration::ZERO };
+    let mut looks = sampler::start(database, subject, settings.clone());
     tokio::select! {
         _ = looks.wait_for(Option::is_some) => {}
-        () = tokio::time::sleep(FIRST_LOOK) => {}
+        () = tokio::time::sleep(within) => {}
     }
     // Whether it has changed is what the run asks first.
     looks.mark_changed();

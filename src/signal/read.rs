@@ -62,22 +62,22 @@ fn read_url(text: &str) -> Result<String, String> {
     is_url.then(|| text.to_owned()).ok_or_else(|| "neither http:// nor https://".to_owned())
 }
 
-/// `"off"`, or a table of thresholds; the defaults when nothing is said.
+/// `"on"`, `"off"`, or a table of thresholds; the defaults when nothing is said.
 fn read_thresholds(health: &Section<'_>, kind: Kind) -> Option<Thresholds> {
+    let defaults = Some(kind.defaults());
     if !health.has(kind.name()) {
         health.know(kind.name());
-        return Some(kind.defaults());
+        return defaults.filter(|_| !kind.is_extra());
     }
     if !health.is_table(kind.name()) {
-        let off =
-            health.parsed(kind.name(), "write \"off\", or a table such as { hot = … }", |word| {
-                match word {
-                    "off" => Ok(()),
-                    _ => Err("neither `off` nor a table".to_owned()),
-                }
-            });
+        let help = "write \"on\", \"off\", or a table such as { hot = … }";
+        let is_on = health.parsed(kind.name(), help, |word| match word {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err("neither `on` nor `off` nor a table".to_owned()),
+        });
         // What cannot be read has been told already.
-        return off.map_or_else(|| Some(kind.defaults()), |()| None);
+        return defaults.filter(|_| is_on.unwrap_or(true));
     }
     health.section(kind.name(), |section| Some(read_levels(section, kind, kind.defaults())))
 }
@@ -161,8 +161,15 @@ mod tests {
         assert_eq!(lag, Thresholds { warm: Some(32e6), hot: Some(100e6), hold: Some(256e6) });
         assert_eq!(settings.thresholds(Kind::Horizon).unwrap().hold, None);
         assert_eq!(settings.thresholds(Kind::Query).unwrap().hold, Some(10.0));
-        assert_eq!(settings.query.unwrap().name, "queue");
         assert!(settings.ignores_unknown);
+        assert!(!settings.has(Kind::Latency));
+        let latency = |text: &str| {
+            read(&format!("[health]\nlatency = {text}\n")).unwrap().thresholds(Kind::Latency)
+        };
+        assert_eq!(latency("\"on\""), Some(Kind::Latency.defaults()));
+        assert_eq!(latency("\"off\""), None);
+        assert_eq!(latency("{ hot = 50 }").unwrap().hot, Some(50.0));
+        assert_eq!(settings.query.unwrap().name, "queue");
         assert_eq!(read("").unwrap(), Settings::default());
         assert!(read("[health]\nenabled = false\n").unwrap().signals.is_empty());
     }

@@ -100,12 +100,16 @@ impl Health {
     /// Starts well.
     pub fn new(settings: Settings) -> Health {
         let graders = settings.signals.iter().map(|(kind, t)| (*kind, Grader::new(*t))).collect();
+        let law = match settings.has(Kind::Latency) {
+            true => Law::feeling_its_way(),
+            false => Law::default(),
+        };
         Health {
             settings,
             graders,
             unknown_since: BTreeMap::new(),
             exempt: Vec::new(),
-            law: Law::default(),
+            law,
             good: 0.0,
             flat: None,
             commits: VecDeque::new(),
@@ -266,6 +270,10 @@ impl Health {
                     let at = self.threshold(&cause, |t| t.hot, "hot at");
                     Cause { reason: format!("{}{at}", cause.reason), ..cause }
                 }
+                _ if self.law.is_feeling() => Cause::new(
+                    Kind::Latency.name(),
+                    "the rate is raised until a small transaction takes longer",
+                ),
                 _ => Cause::new(
                     "recovery",
                     "the signals are cool again; the rate is raised step by step",

@@ -38,6 +38,11 @@ const RISING: f64 = 0.002;
 /// Slowest rate, rows a second: the signal must be able to show that slowing helps, and only a hold stops.
 pub(super) const FLOOR: f64 = 20.0;
 
+/// Where a run begins that feels its way: next to nothing for any server; and by what it is raised while nothing answers, so that a hundred
+/// times as much is reached in a minute.
+const START: f64 = 2_000.0;
+const FEELING: f64 = 1.5;
+
 /// The rate in force and what led to it.
 #[derive(Clone, Debug, Default)]
 pub struct Law {
@@ -50,9 +55,21 @@ pub struct Law {
     /// When a raise was last considered, and how bad the signal was then.
     looked_at: (Duration, f64),
     severity: f64,
+    /// Whether no rate has been too much yet.
+    is_feeling: bool,
 }
 
 impl Law {
+    /// Begins slowly, where what is not to be harmed would feel it at once.
+    pub fn feeling_its_way() -> Law {
+        Law { rate: Some(START), free: f64::INFINITY, is_feeling: true, ..Law::default() }
+    }
+
+    /// Whether it is still raised until something answers.
+    pub fn is_feeling(&self) -> bool {
+        self.is_feeling
+    }
+
     /// Rows a second that are left; none is unlimited.
     pub fn rate(&self) -> Option<f64> {
         self.rate
@@ -76,11 +93,12 @@ impl Law {
             return;
         }
         self.looked_at = (now, severity);
-        let is_rising = severity > severity_then + RISING;
+        let is_rising = severity > severity_then + RISING && !self.is_feeling;
         if severity >= WARM || is_rising || used < rate * USED {
             return;
         }
         let raised = match self.bad {
+            _ if self.is_feeling => rate * FEELING,
             Some((bad, at)) if rate > bad * NEAR_BAD && now - at < BAD_FOR => rate * RAISE_NEAR_BAD,
             Some((bad, at)) if rate > bad * NEAR_BAD && now - at >= BAD_FOR => {
                 self.bad = Some((bad * 1.1, at));
@@ -96,7 +114,10 @@ impl Law {
         if self.rate.is_none() {
             self.free = able.max(FLOOR);
         }
-        let from = self.rate.unwrap_or(f64::INFINITY).min(able.max(FLOOR));
+        // What the run is able to shows only when nothing limits it.
+        let able = if self.is_feeling { f64::INFINITY } else { able.max(FLOOR) };
+        let from = self.rate.unwrap_or(f64::INFINITY).min(able);
+        self.is_feeling = false;
         self.bad = Some((from, now));
         self.rate = Some((from * CUT).max(FLOOR));
         self.cut_at = Some(now);
@@ -128,6 +149,25 @@ mod tests {
             law.step(Duration::from_secs(second), 0.0, 300.0, 300.0);
         }
         assert_eq!(law.rate(), Some(1_000.0));
+    }
+
+    #[test]
+    fn feeling_its_way_it_begins_slowly_and_doubles_until_it_is_cut() {
+        let mut law = Law::feeling_its_way();
+        let mut rates = Vec::new();
+        for second in 0..=20 {
+            law.step(Duration::from_secs(second), 0.1, law.rate().unwrap(), 300.0);
+            if second % 5 == 0 {
+                rates.push(law.rate().unwrap());
+            }
+        }
+        assert_eq!(rates, [2_000.0, 3_000.0, 4_500.0, 6_750.0, 10_125.0]);
+        // Warm, it stays; a rate that is not used is not raised here either.
+        law.step(Duration::from_secs(25), 0.6, 10_000.0, 300.0);
+        law.step(Duration::from_secs(30), 0.1, 100.0, 300.0);
+        assert!(law.is_feeling() && law.rate() == Some(10_125.0));
+        law.step(Duration::from_secs(35), 1.2, 10_000.0, 300.0);
+        assert!(!law.is_feeling() && law.rate() == Some(10_125.0 * CUT));
     }
 
     #[test]

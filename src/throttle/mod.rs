@@ -6,6 +6,7 @@
 
 pub mod grade;
 pub mod health;
+pub mod latency;
 pub mod law;
 pub mod limit;
 pub mod pacer;

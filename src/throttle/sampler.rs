@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, Error};
 
 use super::health::{Measure, Sample};
+use super::latency::Latency;
 use super::probes;
 use crate::db::lock::LockKey;
 use crate::db::{Database, message};
@@ -55,6 +56,7 @@ pub(super) struct Memory {
     learnt: u32,
     checkpoint: Option<(i64, i64)>,
     by_wal: VecDeque<Instant>,
+    latency: Option<Latency>,
 }
 
 /// Looks that the usual number of sessions is learnt from: a minute.
@@ -127,7 +129,8 @@ pub fn start(
 ) -> watch::Receiver<Option<Look>> {
     let (sender, receiver) = watch::channel(None);
     tokio::spawn(async move {
-        let mut memory = Memory { version: subject.version, ..Memory::default() };
+        let latency = settings.has(Kind::Latency).then(|| Latency::listen(database.clone()));
+        let mut memory = Memory { version: subject.version, latency, ..Memory::default() };
         let mut is_first = true;
         let mut connection: Option<Object> = None;
         while !sender.is_closed() {
@@ -148,7 +151,9 @@ pub fn start(
                 match look {
                     Some(look) => {
                         is_first = false;
-                        sender.send_replace(Some(look));
+                        if memory.latency.as_ref().is_none_or(Latency::is_known) {
+                            sender.send_replace(Some(look));
+                        }
                     }
                     // A connection that does not answer is thrown away.
                     None => drop(connection.take().map(Object::take)),
@@ -209,6 +214,9 @@ async fn look(
     }
     if settings.has(Kind::Checkpoints) {
         add(Kind::Checkpoints, single(probes::checkpoints(client, memory).await));
+    }
+    if let Some(latency) = &memory.latency {
+        add(Kind::Latency, latency.measure());
     }
     if let Some(query) = &settings.query {
         add(Kind::Query, single(probes::query(client, query).await));

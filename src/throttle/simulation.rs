@@ -92,3 +92,48 @@ fn a_replica_that_recovers_gives_the_speed_back() {
     assert_eq!(*rates.last().unwrap(), 50_000.0);
     assert_eq!(health.verdict(), Verdict::Proceed);
 }
+
+/// A small transaction takes three tenths longer at 20,000 rows a second; the slowest of the last ten seconds is what is told.
+#[test]
+fn a_run_that_feels_its_way_stays_below_what_is_felt() {
+    let signals = vec![(Kind::Latency, Kind::Latency.defaults())];
+    let mut health = Health::new(Settings { signals, ..Settings::default() });
+    let mut lately: VecDeque<f64> = VecDeque::new();
+    let (mut used, mut rates) = (0.0, Vec::new());
+    for second in 0..3_600 {
+        lately.push_back(30.0 * used / 20_000.0);
+        if lately.len() > 10 {
+            lately.pop_front();
+        }
+        let percent = lately.iter().copied().fold(0.0, f64::max);
+        let measure = Measure::value(percent, "a small transaction");
+        let sample = Sample { measures: vec![(Kind::Latency, measure)] };
+        health.tick(Duration::from_secs(second), Some(&sample), used, f64::INFINITY);
+        used = match health.verdict() {
+            Verdict::Slow(budget, _) => budget.as_rows(500.0),
+            other => panic!("{other:?}"),
+        };
+        rates.push(used);
+    }
+    assert_eq!(rates[0], 2_000.0);
+    // Between warm, at 10,000, and hot.
+    assert!(rates[60..].iter().all(|rate| (10_000.0..=20_000.0).contains(rate)), "{rates:?}");
+    // Ten times as slow from one moment to the next: it makes room within seconds, and comes back.
+    let words = "a small transaction";
+    let mut at = 3_600;
+    let mut look = |health: &mut Health, percent: f64, seconds: u64| {
+        for _ in 0..seconds {
+            let sample = Sample { measures: vec![(Kind::Latency, Measure::value(percent, words))] };
+            health.tick(Duration::from_secs(at), Some(&sample), used, f64::INFINITY);
+            if let Verdict::Slow(budget, _) = health.verdict() {
+                used = budget.as_rows(500.0);
+            }
+            at += 1;
+        }
+        used
+    };
+    let before = look(&mut health, 0.0, 1);
+    assert!(look(&mut health, 900.0, 20) < before / 4.0);
+    assert_eq!(health.verdict().cause().unwrap().by, "latency");
+    assert!(look(&mut health, 0.0, 900) > before / 2.0);
+}

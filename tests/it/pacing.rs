@@ -225,6 +225,40 @@ fn an_application_that_waits_for_a_chunk_halves_the_chunk_time() {
     );
 }
 
+/// A COMMIT that hangs is what an application would feel.
+#[test]
+fn a_small_transaction_that_takes_longer_holds_the_run() {
+    let db = Db::found();
+    table(&db, 50_000);
+    // A test makes a machine busy, which is felt too; only what hangs counts here.
+    let only_hold = "[health]\nlatency = { warm = \"off\", hot = \"off\", hold = 5000 }\n";
+    project(&db, only_hold);
+    let plan = db.backfill(&["plan", "fill", "-v"]).exits(0);
+    plan.prints("1 (latency)").prints("2 ms (latency)").prints("commit_latency, latency, ");
+    let run = db.start(&["run", "fill"]);
+    waits_for(&db, "slow: the rate is raised until a small transaction takes longer");
+    let others = "from pg_stat_activity where query like '%pg_logical_emit_message%' and pid <> pg_backend_pid()";
+    let backend =
+        db.sql.text(&format!("select pid::text {others} and datname = current_database()"));
+    let signal = |signal: &str| {
+        assert!(Command::new("kill").args([signal, &backend]).status().unwrap().success());
+    };
+    signal("-STOP");
+    waits_for(&db, "hold: a small transaction takes");
+    let done = db.sql.number(LEFT);
+    assert!(done > 0, "it was over before");
+    signal("-CONT");
+    waits_for(&db, "slow: ");
+    db.backfill(&["tune", "fill", "--ignore-signal", "latency"]).exits(0);
+    db.backfill(&["pause", "fill"]).exits(0);
+    run.wait().exits(4);
+    // Without the signal nothing limits it, and the usual chunks are back.
+    project(&db, "");
+    db.backfill(&["plan", "fill", "-v"]).exits(0).prints("500 ms (default)");
+    db.backfill(&["resume", "fill"]).exits(0);
+    assert_eq!(db.sql.number(LEFT), 0);
+}
+
 #[test]
 fn several_runs_on_a_server_share_one_budget() {
     let (one, two) = (Db::found(), Db::found());
