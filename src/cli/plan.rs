@@ -47,9 +47,12 @@ pub(super) async fn plan(
     let client = ctx.connect().await?;
     let accepted =
         Accepted { subscribers_prepared: accepted.subscribers_prepared, ..Accepted::default() };
-    let plan = Plan::make(&client, &spec, ctx.store.schema(), accepted).await?;
+    let mut plan = Plan::make(&client, &spec, ctx.store.schema(), accepted).await?;
     let rehearsed = rehearse::rehearse(&client, &plan).await?;
     let health = pace::health(ctx, &spec);
+    if health.has(Kind::Latency) {
+        plan.warnings.push("the signal `latency` finds the rate while the run is at work: it may take far longer than estimated here".to_owned());
+    }
     let pacing = Pacing {
         week: week::chart(&pace::calendar(ctx, &spec), Timestamp::now(), limits.rate.value),
         blind: pace::blind(&client, &health).await?,

@@ -43,15 +43,10 @@ impl Plan {
             true => self.choose_join(client, plans, a_row).await?,
             false => plans,
         };
-        for Read { relation, size } in self.whole_reads(client, &plans, true).await? {
-            if size > SMALL_A_ROW {
-                self.warnings.push(format!(
-                    "a subquery reads all of {}, {}, for each row: CREATE INDEX CONCURRENTLY on the columns that it is looked up by",
-                    relation.plain(),
-                    bytes(size.unsigned_abs()),
-                ));
-            }
-        }
+        let for_each = self.whole_reads(client, &plans, true).await?;
+        self.warnings.extend(told(&for_each, SMALL_A_ROW).map(|read| {
+            format!("a subquery reads all of {read}, for each row: CREATE INDEX CONCURRENTLY on the columns that it is looked up by")
+        }));
         Ok(())
     }
 
@@ -65,20 +60,18 @@ impl Plan {
         let in_bulk = self.explain_with(client, IN_BULK).await?;
         let once = self.whole_reads(client, &in_bulk, false).await?;
         let is_a_row = in_bulk.iter().any(|explain| has_node(&explain[0]["Plan"], "Nested Loop"));
-        let total = |reads: &[Read]| reads.iter().map(|read| read.size).sum::<i64>();
         // What row by row finds by its index may be far larger than what it cannot find so.
         let is_bulk = !is_a_row && total(&once) <= total(&a_row).saturating_mul(ROWS);
-        let (reads, small, how) = match is_bulk {
-            true => (once, SMALL_ONCE, "each statement of a chunk reads all of it"),
-            false => (a_row, SMALL_A_ROW, "it is read once for each row of a chunk"),
+        let (read, how) = match is_bulk {
+            true => (told(&once, SMALL_ONCE), "each statement of a chunk reads all of it"),
+            false => {
+                let a_row: Vec<Read> = a_row.into_iter().filter(|read| !read.is_gathered).collect();
+                (told(&a_row, SMALL_A_ROW), "it is gone through for each row of a chunk")
+            }
         };
-        for Read { relation, size } in reads.iter().filter(|read| read.size > small) {
-            self.warnings.push(format!(
-                "no index serves the join with {}, {}: {how}; CREATE INDEX CONCURRENTLY on the columns that it is joined by",
-                relation.plain(),
-                bytes(size.unsigned_abs()),
-            ));
-        }
+        self.warnings.extend(read.map(|read| {
+            format!("no index serves the join with {read}: {how}; CREATE INDEX CONCURRENTLY on the columns that it is joined by")
+        }));
         if !is_bulk {
             return Ok(row_by_row);
         }
@@ -120,7 +113,7 @@ impl Plan {
     ) -> Result<Vec<Read>, PlanError> {
         let mut found: Vec<Read> = Vec::new();
         for explain in plans {
-            for relation in self.read_whole(&explain[0]["Plan"], by_subqueries) {
+            for (relation, is_gathered) in self.read_whole(&explain[0]["Plan"], by_subqueries) {
                 if found.iter().any(|read| read.relation == relation) {
                     continue;
                 }
@@ -129,28 +122,26 @@ impl Plan {
                 let size =
                     size.map_err(|e| PlanError::Statement("look up the join's source", e))?;
                 let size: Option<i64> = size.first().and_then(|row| row.get(0));
-                found.push(Read { relation, size: size.unwrap_or(0) });
+                found.push(Read { relation, size: size.unwrap_or(0), is_gathered });
             }
         }
         Ok(found)
     }
 
-    fn read_whole(&self, plan: &Value, by_subqueries: bool) -> Vec<QualifiedName> {
+    fn read_whole(&self, plan: &Value, by_subqueries: bool) -> Vec<(QualifiedName, bool)> {
         let (mut aliases, mut scans) = (Vec::new(), Vec::new());
         collect_aliases(plan, &mut aliases);
-        collect_scans(plan, (false, &plan.to_string()), &mut scans);
+        collect_scans(plan, (false, false), &plan.to_string(), &mut scans);
         let is_read_whole = |scan: &Value| {
             let alias = scan["Alias"].as_str().unwrap_or_default();
             let others = || aliases.iter().filter(|other| **other != alias);
             let asks = |condition: &&str| others().any(|other| names(condition, other));
             !self.is_target_alias(alias) && !conditions(scan).iter().any(asks)
         };
-        let scans =
-            scans.into_iter().filter(|(_, is_in_subquery)| *is_in_subquery == by_subqueries);
-        scans
-            .filter(|(scan, _)| is_read_whole(scan))
-            .filter_map(|(scan, _)| relation(scan))
-            .collect()
+        let wanted =
+            |scan: &&Scan<'_>| scan.is_in_subquery == by_subqueries && is_read_whole(scan.node);
+        let read = |scan: &Scan<'_>| Some((relation(scan.node)?, scan.is_gathered));
+        scans.iter().filter(wanted).filter_map(read).collect()
     }
 }
 
@@ -159,6 +150,30 @@ struct Read {
     relation: QualifiedName,
     /// Bytes.
     size: i64,
+    /// Whether an aggregate or the like makes few rows of it before they are joined.
+    is_gathered: bool,
+}
+
+fn total(reads: &[Read]) -> i64 {
+    reads.iter().map(|read| read.size).sum()
+}
+
+/// What is read, and how much that is; none when it is little.
+fn told(reads: &[Read], small: i64) -> Option<String> {
+    let largest = reads.iter().max_by_key(|read| read.size).filter(|_| total(reads) > small)?;
+    let others = match reads.len() - 1 {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    let size = bytes(total(reads).unsigned_abs());
+    Some(format!("{}{others}, {size}", largest.relation.plain()))
+}
+
+/// A node of a plan that reads a relation.
+struct Scan<'v> {
+    node: &'v Value,
+    is_in_subquery: bool,
+    is_gathered: bool,
 }
 
 fn children(node: &Value) -> impl Iterator<Item = &Value> {
@@ -174,12 +189,15 @@ fn collect_aliases<'v>(node: &'v Value, aliases: &mut Vec<&'v str>) {
     children(node).for_each(|child| collect_aliases(child, aliases));
 }
 
-/// The nodes that read relations, and whether they do so in a subquery that runs once for each row. What is read once a statement, such
-/// as a subquery that is hashed, is left out.
+/// The nodes that make few rows of many.
+const GATHERS: [&str; 4] = ["Aggregate", "Group", "Limit", "Unique"];
+
+/// The nodes that read relations. What is read once a statement, such as by a subquery that is hashed, is left out.
 fn collect_scans<'v>(
     node: &'v Value,
-    (is_in_subquery, whole): (bool, &str),
-    scans: &mut Vec<(&'v Value, bool)>,
+    (is_in_subquery, is_gathered): (bool, bool),
+    whole: &str,
+    scans: &mut Vec<Scan<'v>>,
 ) {
     let word = |name: &str| node[name].as_str().unwrap_or_default();
     let is_subquery = word("Parent Relationship") == "SubPlan";
@@ -189,10 +207,12 @@ fn collect_scans<'v>(
         return;
     }
     let is_in_subquery = is_in_subquery || is_subquery;
+    let is_gathered = is_gathered || GATHERS.contains(&word("Node Type"));
     if word("Node Type").ends_with("Scan") && !word("Relation Name").is_empty() {
-        scans.push((node, is_in_subquery));
+        scans.push(Scan { node, is_in_subquery, is_gathered });
     }
-    children(node).for_each(|child| collect_scans(child, (is_in_subquery, whole), scans));
+    children(node)
+        .for_each(|child| collect_scans(child, (is_in_subquery, is_gathered), whole, scans));
 }
 
 /// What a scan asks its indexes for.
