@@ -20,6 +20,9 @@ use crate::event::duration;
 /// transaction ids a day.
 const EVERY: Duration = Duration::from_millis(40);
 
+/// Between two tries to connect, as for the other signals.
+const DOWN: Duration = Duration::from_secs(1);
+
 /// Transactions that the usual time is learnt from, in some four seconds; and those before them, whose connection is new.
 const USUAL_OF: usize = 100;
 const WARM_UP: usize = 10;
@@ -79,7 +82,9 @@ impl Latency {
                     drop(connection.take().map(Object::take));
                 }
                 drop(times);
-                tokio::time::sleep_until(begun + EVERY).await;
+                // A server that is down or full is not knocked at 25 times a second.
+                let pause = if connection.is_some() { EVERY } else { DOWN };
+                tokio::time::sleep_until(begun + pause).await;
             }
         });
         latency
