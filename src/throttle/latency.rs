@@ -36,6 +36,7 @@ const PART: f64 = 0.95;
 
 /// Fewer than these, two seconds of them, say nothing: the slowest of a few is always slow.
 const ENOUGH: usize = 50;
+const LISTENED: Duration = Duration::from_secs(2);
 
 /// The usual time is taken to be at least this long: what is over in a part of a millisecond may take twice as long.
 const USUAL_MIN: Duration = Duration::from_millis(1);
@@ -139,7 +140,9 @@ impl Times {
             return;
         }
         self.lately.push_back((at, took));
-        while self.lately.front().is_some_and(|(first, _)| at - *first > OVER) {
+        // However long the usual one takes, so many are needed to know it.
+        let is_known = self.usual.is_some();
+        while is_known && self.lately.front().is_some_and(|(first, _)| at - *first > OVER) {
             self.lately.pop_front();
         }
         if self.usual.is_none() && self.lately.len() >= USUAL_OF {
@@ -155,9 +158,11 @@ impl Times {
             return Measure::Unknown("its usual time is not known yet".to_owned());
         };
         let lately = || self.lately.iter().filter(|(at, _)| now - *at <= OVER);
-        let slow = match lately().count() {
-            ENOUGH.. => slow(lately().map(|(_, took)| *took)),
-            _ => usual,
+        // Few they are too where each takes long.
+        let listened: Duration = lately().map(|(_, took)| *took).sum();
+        let slow = match lately().count() >= ENOUGH || listened >= LISTENED {
+            true => slow(lately().map(|(_, took)| *took)),
+            false => usual,
         };
         // One that hangs is not waited for to be told.
         let hanging = self.under_way.map(|begun| now - begun).filter(|time| *time >= HANGS);
@@ -220,6 +225,23 @@ mod tests {
         assert_eq!(said(&times).0.round(), 14_900.0);
         times.trouble = Some("down".to_owned());
         assert!(matches!(times.measure(Instant::now()), Measure::Unknown(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_slow_is_known_and_told() {
+        let mut times = Times::default();
+        let slowly = async |times: &mut Times, n: usize, took: Duration| {
+            for _ in 0..n {
+                tokio::time::advance(took).await;
+                times.took(Instant::now(), took);
+            }
+        };
+        slowly(&mut times, WARM_UP + USUAL_OF, ms(150)).await;
+        assert_eq!(times.usual, Some(ms(150)));
+        // Thirty-three in the last ten seconds.
+        slowly(&mut times, 100, ms(300)).await;
+        let Measure::Value { value, .. } = times.measure(Instant::now()) else { panic!() };
+        assert_eq!(value, 100.0);
     }
 
     #[tokio::test(start_paused = true)]

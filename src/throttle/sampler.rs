@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, Error};
 
 use super::health::{Measure, Sample};
-use super::latency::Latency;
+use super::latency::{KNOWN_WITHIN, Latency};
 use super::probes;
 use crate::db::lock::LockKey;
 use crate::db::{Database, message};
@@ -131,7 +131,7 @@ pub fn start(
     tokio::spawn(async move {
         let latency = settings.has(Kind::Latency).then(|| Latency::listen(database.clone()));
         let mut memory = Memory { version: subject.version, latency, ..Memory::default() };
-        let mut is_first = true;
+        let (mut is_first, started) = (true, Instant::now());
         let mut connection: Option<Object> = None;
         while !sender.is_closed() {
             let begun = Instant::now();
@@ -151,7 +151,9 @@ pub fn start(
                 match look {
                     Some(look) => {
                         is_first = false;
-                        if memory.latency.as_ref().is_none_or(Latency::is_known) {
+                        // The other signals do not wait for it for long.
+                        let is_over = started.elapsed() >= KNOWN_WITHIN;
+                        if is_over || memory.latency.as_ref().is_none_or(Latency::is_known) {
                             sender.send_replace(Some(look));
                         }
                     }
