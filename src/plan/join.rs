@@ -8,8 +8,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::rehearse::{self, ROWS};
-use super::{Plan, PlanError};
+use super::{Plan, PlanError, rehearse};
 use crate::db;
 use crate::db::session::Bounds;
 use crate::event::bytes;
@@ -20,6 +19,9 @@ const ROW_BY_ROW: &str = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_merg
 
 /// Keeps the planner from joining row by row where there is another way.
 pub const IN_BULK: &str = "SET LOCAL enable_nestloop = off";
+
+/// In bulk no more than so many times is read of what must be read as a whole anyway: what the planner finds by an index is left to it.
+const FEW_TIMES: i64 = 2;
 
 /// A relation of this size is read as a whole in some milliseconds, once a chunk.
 const SMALL_ONCE: i64 = 1 << 20;
@@ -60,8 +62,14 @@ impl Plan {
         let in_bulk = self.explain_with(client, IN_BULK).await?;
         let once = self.whole_reads(client, &in_bulk, false).await?;
         let is_a_row = in_bulk.iter().any(|explain| has_node(&explain[0]["Plan"], "Nested Loop"));
-        // What row by row finds by its index may be far larger than what it cannot find so.
-        let is_bulk = !is_a_row && total(&once) <= total(&a_row).saturating_mul(ROWS);
+        // A subquery may have joins of its own, which would be made in bulk too, for each row; and so would those of a trigger.
+        let subqueries = total(&self.whole_reads(client, &row_by_row, true).await?);
+        let is_subquery_worse =
+            total(&self.whole_reads(client, &in_bulk, true).await?) > subqueries;
+        // What row by row finds by its index may be far larger than what it cannot find so. A foreign table is of no known size.
+        let (read_once, read_a_row) = (total(&once), total(&a_row));
+        let is_more = read_a_row == 0 || read_once > read_a_row.saturating_mul(FEW_TIMES);
+        let is_bulk = !is_a_row && !is_more && !is_subquery_worse && !self.has_triggers;
         let (read, how) = match is_bulk {
             true => (told(&once, SMALL_ONCE), "each statement of a chunk reads all of it"),
             false => {
