@@ -4,13 +4,14 @@ use serde_json::Value;
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::explained::{children, index_looks, is_scan, mentions, relation, word};
 use super::leaves::Trial;
 use super::rehearse::{self, ROWS};
 use super::{Plan, PlanError, Refusal};
 use crate::db;
 use crate::db::error::is_about_the_statement;
 use crate::db::session::Bounds;
-use crate::sql::{Ident, QualifiedName, holds_word};
+use crate::sql::{Ident, QualifiedName};
 
 /// A table of this size is read as a whole in a few milliseconds, 128 pages, whatever way the planner takes.
 const SMALL_HEAP: i64 = 1 << 20;
@@ -63,31 +64,15 @@ async fn guard_trial(
 
 /// The nodes of a plan that read the target; an empty table's plan has none.
 fn accesses<'v>(node: &'v Value, plan: &Plan) -> Vec<Access<'v>> {
-    let word = |name: &str| node[name].as_str().unwrap_or_default();
-    let (kind, alias) = (word("Node Type"), word("Alias"));
+    let alias = word(node, "Alias");
     let mut found = Vec::new();
-    if plan.is_target_alias(alias) && kind.ends_with("Scan") {
-        let table = QualifiedName::new(word("Schema"), word("Relation Name"));
+    if plan.is_target_alias(alias) && is_scan(node) {
         let mut looks = Vec::new();
         index_looks(node, &mut looks);
-        found.push(Access { kind, alias, table, looks });
+        found.push(Access { kind: word(node, "Node Type"), alias, table: relation(node), looks });
     }
-    let children = node["Plans"].as_array().into_iter().flatten();
-    found.extend(children.flat_map(|child| accesses(child, plan)));
+    found.extend(children(node).flat_map(|child| accesses(child, plan)));
     found
-}
-
-/// The indexes that a node reads, and what each is asked for.
-fn index_looks<'v>(node: &'v Value, looks: &mut Vec<(&'v str, &'v str)>) {
-    let word = |name: &str| node[name].as_str().unwrap_or_default();
-    if !word("Index Name").is_empty() {
-        looks.push((word("Index Name"), word("Index Cond")));
-    }
-    let is_bitmap =
-        |child: &&Value| child["Node Type"].as_str().is_some_and(|kind| kind.starts_with("Bitmap"));
-    for child in node["Plans"].as_array().into_iter().flatten().filter(is_bitmap) {
-        index_looks(child, looks);
-    }
 }
 
 /// How a plan reads the target, or a partition of it.
@@ -155,29 +140,5 @@ impl Access<'_> {
             Err(PlanError::Statement(_, error)) if is_about_the_statement(&error) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-}
-
-/// Whether a condition, as the server writes it with all names qualified, has a column in it.
-fn mentions(condition: &str, alias: &str, column: &Ident) -> bool {
-    let written = |name: &str| [name.to_owned(), Ident::new(name).to_string()];
-    written(alias).iter().any(|alias| {
-        let names = written(column.as_str());
-        names.iter().any(|column| holds_word(condition, &format!("{alias}.{column}")))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_column_is_found_by_its_whole_name() {
-        let has = |condition: &str, column: &str| mentions(condition, "t_1", &Ident::new(column));
-        let plain = "((t_1.tenant = 1) AND (t_1.id <= '5'::bigint))";
-        assert!(has(plain, "tenant") && has(plain, "id"));
-        assert!(!has(plain, "ten") && !has(plain, "d") && !has("(tt_1.id = 1)", "id"));
-        assert!(!has("(t_1.kind = 'id'::text)", "id"));
-        assert!(has(r#"(ROW(t_1."Day", t_1.id) <= ROW(1, 2))"#, "Day"));
     }
 }

@@ -8,11 +8,12 @@ use serde_json::Value;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
+use super::explained::{children, index_looks, is_scan, mentions_any, relation, word};
 use super::{Plan, PlanError, rehearse};
 use crate::db;
 use crate::db::session::Bounds;
 use crate::event::bytes;
-use crate::sql::{Ident, QualifiedName, behind_words};
+use crate::sql::QualifiedName;
 
 /// Leaves the planner no way but row by row.
 const ROW_BY_ROW: &str = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
@@ -39,42 +40,39 @@ impl Plan {
         if !has_source && !exprs.any(|expr| expr.text.to_ascii_lowercase().contains("select")) {
             return Ok(());
         }
-        let plans = self.explain_with(client, ROW_BY_ROW).await?;
-        let a_row = self.whole_reads(client, &plans, false).await?;
-        let plans = match has_source && !a_row.is_empty() {
-            true => self.choose_join(client, plans, a_row).await?,
-            false => plans,
-        };
-        let for_each = self.whole_reads(client, &plans, true).await?;
-        self.warnings.extend(told(&for_each, SMALL_A_ROW).map(|read| {
+        let mut reads = self.reads(client, ROW_BY_ROW).await?;
+        if has_source && !reads.by_join.is_empty() {
+            reads = self.choose_join(client, reads).await?;
+        }
+        self.warnings.extend(told(&reads.by_subqueries, SMALL_A_ROW).map(|read| {
             format!("a subquery reads all of {read}, for each row: CREATE INDEX CONCURRENTLY on the columns that it is looked up by")
         }));
         Ok(())
     }
 
-    /// Joins in bulk where that reads less than row by row, by which `a_row` would be read for each row. The plans that it comes to.
+    /// Joins in bulk where that reads no more than `row_by_row`, whose reads by the join are of each row. What is read then.
     async fn choose_join(
         &mut self,
         client: &Client,
-        row_by_row: Vec<Value>,
-        a_row: Vec<Read>,
-    ) -> Result<Vec<Value>, PlanError> {
-        let in_bulk = self.explain_with(client, IN_BULK).await?;
-        let once = self.whole_reads(client, &in_bulk, false).await?;
-        let is_a_row = in_bulk.iter().any(|explain| has_node(&explain[0]["Plan"], "Nested Loop"));
+        mut row_by_row: Reads,
+    ) -> Result<Reads, PlanError> {
+        let in_bulk = self.reads(client, IN_BULK).await?;
         // A subquery may have joins of its own, which would be made in bulk too, for each row; and so would those of a trigger.
-        let subqueries = total(&self.whole_reads(client, &row_by_row, true).await?);
-        let is_subquery_worse =
-            total(&self.whole_reads(client, &in_bulk, true).await?) > subqueries;
+        let is_subquery_worse = total(&in_bulk.by_subqueries) > total(&row_by_row.by_subqueries);
         // What row by row finds by its index may be far larger than what it cannot find so. A foreign table is of no known size.
-        let (read_once, read_a_row) = (total(&once), total(&a_row));
-        let is_more = read_a_row == 0 || read_once > read_a_row.saturating_mul(FEW_TIMES);
-        let is_bulk = !is_a_row && !is_more && !is_subquery_worse && !self.has_triggers;
+        let (once, a_row) = (total(&in_bulk.by_join), total(&row_by_row.by_join));
+        let is_more = a_row == 0 || once > a_row.saturating_mul(FEW_TIMES);
+        let is_bulk = !in_bulk.has_loop && !is_more && !is_subquery_worse && !self.has_triggers;
         let (read, how) = match is_bulk {
-            true => (told(&once, SMALL_ONCE), "each statement of a chunk reads all of it"),
+            true => {
+                (told(&in_bulk.by_join, SMALL_ONCE), "each statement of a chunk reads all of it")
+            }
             false => {
-                let a_row: Vec<Read> = a_row.into_iter().filter(|read| !read.is_gathered).collect();
-                (told(&a_row, SMALL_A_ROW), "it is gone through for each row of a chunk")
+                row_by_row.by_join.retain(|read| !read.is_gathered);
+                (
+                    told(&row_by_row.by_join, SMALL_A_ROW),
+                    "it is gone through for each row of a chunk",
+                )
             }
         };
         self.warnings.extend(read.map(|read| {
@@ -98,8 +96,8 @@ impl Plan {
         }
     }
 
-    /// The plans of the first chunk under a setting.
-    async fn explain_with(&self, client: &Client, setting: &str) -> Result<Vec<Value>, PlanError> {
+    /// What the first chunk reads as a whole under a setting.
+    async fn reads(&self, client: &Client, setting: &str) -> Result<Reads, PlanError> {
         let statement = |error| PlanError::Statement("explain the join", error);
         self.session.begin(client, Bounds::LOOKUP).await.map_err(statement)?;
         let plans = async {
@@ -108,21 +106,15 @@ impl Plan {
         };
         let plans = plans.await;
         client.batch_execute("ROLLBACK").await.map_err(statement)?;
-        plans.map_err(statement)
-    }
-
-    /// Relations beside the target that are read without asking an index for what a row of another one holds: by subqueries that run
-    /// once for each row, or by the join.
-    async fn whole_reads(
-        &self,
-        client: &Client,
-        plans: &[Value],
-        by_subqueries: bool,
-    ) -> Result<Vec<Read>, PlanError> {
-        let mut found: Vec<Read> = Vec::new();
-        for explain in plans {
-            for (relation, is_gathered) in self.read_whole(&explain[0]["Plan"], by_subqueries) {
-                if found.iter().any(|read| read.relation == relation) {
+        let mut reads = Reads::default();
+        for explain in plans.map_err(statement)? {
+            let plan = &explain[0]["Plan"];
+            reads.has_loop |= has_node(plan, "Nested Loop");
+            for scan in self.read_whole(plan) {
+                let relation = relation(scan.node);
+                let side =
+                    if scan.is_in_subquery { &mut reads.by_subqueries } else { &mut reads.by_join };
+                if side.iter().any(|read| read.relation == relation) {
                     continue;
                 }
                 let sql = "select pg_catalog.pg_table_size(pg_catalog.to_regclass($1))";
@@ -130,27 +122,35 @@ impl Plan {
                 let size =
                     size.map_err(|e| PlanError::Statement("look up the join's source", e))?;
                 let size: Option<i64> = size.first().and_then(|row| row.get(0));
-                found.push(Read { relation, size: size.unwrap_or(0), is_gathered });
+                let size = size.unwrap_or(0);
+                side.push(Read { relation, size, is_gathered: scan.is_gathered });
             }
         }
-        Ok(found)
+        Ok(reads)
     }
 
-    fn read_whole(&self, plan: &Value, by_subqueries: bool) -> Vec<(QualifiedName, bool)> {
+    /// What is read beside the target without asking an index for what a row of another relation holds.
+    fn read_whole<'v>(&self, plan: &'v Value) -> Vec<Scan<'v>> {
         let (mut aliases, mut scans) = (Vec::new(), Vec::new());
         collect_aliases(plan, &mut aliases);
         collect_scans(plan, (false, false), &plan.to_string(), &mut scans);
-        let is_read_whole = |scan: &Value| {
-            let alias = scan["Alias"].as_str().unwrap_or_default();
+        scans.retain(|scan| {
+            let alias = word(scan.node, "Alias");
             let others = || aliases.iter().filter(|other| **other != alias);
-            let asks = |condition: &&str| others().any(|other| names(condition, other));
-            !self.is_target_alias(alias) && !conditions(scan).iter().any(asks)
-        };
-        let wanted =
-            |scan: &&Scan<'_>| scan.is_in_subquery == by_subqueries && is_read_whole(scan.node);
-        let read = |scan: &Scan<'_>| Some((relation(scan.node)?, scan.is_gathered));
-        scans.iter().filter(wanted).filter_map(read).collect()
+            let asks = |condition: &&str| others().any(|other| mentions_any(condition, other));
+            !self.is_target_alias(alias) && !conditions(scan.node).iter().any(asks)
+        });
+        scans
     }
+}
+
+/// What is read as a whole: by subqueries that run once for each row, and by the join.
+#[derive(Default)]
+struct Reads {
+    by_join: Vec<Read>,
+    by_subqueries: Vec<Read>,
+    /// Whether anything is joined row by row.
+    has_loop: bool,
 }
 
 /// A relation that is read as a whole.
@@ -184,10 +184,6 @@ struct Scan<'v> {
     is_gathered: bool,
 }
 
-fn children(node: &Value) -> impl Iterator<Item = &Value> {
-    node["Plans"].as_array().into_iter().flatten()
-}
-
 fn has_node(node: &Value, kind: &str) -> bool {
     node["Node Type"] == kind || children(node).any(|child| has_node(child, kind))
 }
@@ -207,16 +203,16 @@ fn collect_scans<'v>(
     whole: &str,
     scans: &mut Vec<Scan<'v>>,
 ) {
-    let word = |name: &str| node[name].as_str().unwrap_or_default();
-    let is_subquery = word("Parent Relationship") == "SubPlan";
-    let is_once = word("Parent Relationship") == "InitPlan"
-        || (is_subquery && whole.contains(&format!("hashed {}", word("Subplan Name"))));
+    let relationship = word(node, "Parent Relationship");
+    let is_subquery = relationship == "SubPlan";
+    let is_once = relationship == "InitPlan"
+        || (is_subquery && whole.contains(&format!("hashed {}", word(node, "Subplan Name"))));
     if is_once {
         return;
     }
     let is_in_subquery = is_in_subquery || is_subquery;
-    let is_gathered = is_gathered || GATHERS.contains(&word("Node Type"));
-    if word("Node Type").ends_with("Scan") && !word("Relation Name").is_empty() {
+    let is_gathered = is_gathered || GATHERS.contains(&word(node, "Node Type"));
+    if is_scan(node) && !word(node, "Relation Name").is_empty() {
         scans.push(Scan { node, is_in_subquery, is_gathered });
     }
     children(node)
@@ -225,23 +221,8 @@ fn collect_scans<'v>(
 
 /// What a scan asks its indexes for.
 fn conditions(scan: &Value) -> Vec<&str> {
-    let own = ["Index Cond", "TID Cond"].map(|name| scan[name].as_str());
-    let mut found: Vec<&str> = own.into_iter().flatten().collect();
-    let is_bitmap =
-        |child: &&Value| child["Node Type"].as_str().is_some_and(|kind| kind.starts_with("Bitmap"));
-    found.extend(children(scan).filter(is_bitmap).flat_map(conditions));
-    found
-}
-
-/// Whether a condition, as the server writes it with all names qualified, has a column of this relation in it.
-fn names(condition: &str, alias: &str) -> bool {
-    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '"');
-    [alias.to_owned(), Ident::new(alias).to_string()]
-        .iter()
-        .any(|alias| behind_words(condition, alias, is_part).any(|behind| behind.starts_with('.')))
-}
-
-fn relation(node: &Value) -> Option<QualifiedName> {
-    let word = |name: &str| node[name].as_str();
-    Some(QualifiedName::new(word("Schema")?, word("Relation Name")?))
+    let mut looks = Vec::new();
+    index_looks(scan, &mut looks);
+    let by_place = scan["TID Cond"].as_str();
+    looks.into_iter().map(|(_, condition)| condition).chain(by_place).collect()
 }

@@ -9,6 +9,7 @@ mod boundaries;
 pub mod capture;
 pub mod checks;
 mod clock;
+mod explained;
 mod forecast;
 mod guard;
 mod join;

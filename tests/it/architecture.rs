@@ -61,7 +61,7 @@ const MAY_USE: [(&str, &[&str]); 25] = [
 ];
 
 /// Modules that are synchronous and know no database.
-const PURE: [&str; 43] = [
+const PURE: [&str; 44] = [
     "signal/read.rs",
     "engine/crew.rs",
     "eta.rs",
@@ -88,6 +88,7 @@ const PURE: [&str; 43] = [
     "engine/stripes.rs",
     "engine/retry.rs",
     "plan/statement.rs",
+    "plan/explained.rs",
     "plan/forecast.rs",
     "plan/capture.rs",
     "plan/restore.rs",
