@@ -77,10 +77,9 @@ impl Writing<'_> {
     async fn part(&self, form: Form) -> Result<Written, Setback> {
         let here = |sql: &ByRange| self.claim.place.text(sql.get(form)).map(Cow::into_owned);
         let sql = self.work.sql_at(&self.claim.place);
-        let joins_back_in_bulk = sql.keep.as_ref().is_some_and(|keep| keep.joins_in_bulk);
         // Keys that are listed are looked up one by one, and there are few of them.
         let is_listed = self.claim.range.only.is_some();
-        if (sql.joins_in_bulk && !is_listed) || joins_back_in_bulk {
+        if sql.joins_in_bulk && !is_listed {
             self.set(IN_BULK).await?;
         }
         if let Some(ambiguous) = sql.ambiguous.as_ref().and_then(here) {

@@ -45,9 +45,6 @@ pub struct Keep {
     pub middle: Option<ByRange>,
     /// What is done about a conflict.
     pub conflicts: Conflicts,
-    /// Whether every join is between a chunk's rows and a chunk's before-images, of which the planner knows no number: it must not
-    /// join them by nested loops.
-    pub joins_in_bulk: bool,
 }
 
 impl Keep {
@@ -60,7 +57,6 @@ impl Keep {
             elsewhere: None,
             middle: None,
             conflicts: Conflicts::Skip,
-            joins_in_bulk: false,
         }
     }
 }

@@ -97,8 +97,6 @@ impl Builder<'_> {
                 .then(|| Elsewhere { beside: by_form(Reach::Beside), gone: by_form(Reach::Gone) }),
             middle: Some(self.by_range(|form| self.middle_image(restore, form))),
             conflicts: restore.policy,
-            // A look anywhere is one by index for each row.
-            joins_in_bulk: reach.is_in_range(),
         }
     }
 

@@ -3,10 +3,11 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
+use super::capture::Keep;
 use super::checks::{Refusal, choose_key, identity_refusal, publication_refusal, table_refusals};
 use super::resolve::{check_columns, find_table};
 use super::restore::{Restore, Rows};
-use super::statement::Builder;
+use super::statement::{Builder, ChunkSql};
 use super::table::{Column, Table};
 use super::{Accepted, Plan, PlanError, Way, operators, surroundings, targets, usable_server};
 use crate::db::{self, Session};
@@ -138,22 +139,30 @@ impl Plan {
             };
             let place = if self.leaf_obstacle().is_some() { Rows::Anywhere } else { Rows::InLeaf };
             let by_leaf = self.builder().of_leaves().restore(&Restore { place, ..in_table });
-            // The before-images say what to write; the join source is not read any more and may be gone.
-            self.sql.keep = Some(self.builder().restore(&in_table));
-            self.sql.ambiguous = None;
+            let keep = self.builder().restore(&in_table);
+            self.sql.give_back(keep, Rows::InTable);
             if let Some(Ok(leaves)) = &mut self.leaves {
-                leaves.sql.keep = Some(by_leaf);
-                leaves.sql.ambiguous = None;
+                leaves.sql.give_back(by_leaf, place);
             }
             // What is done by place moves; it is found by its key wherever it is.
             if let Some(mut physical) = self.physical.take() {
                 let anywhere = Restore { place: Rows::Anywhere, may_repeat: true, ..in_table };
-                physical.walk.sql.keep = Some(self.builder().of_places(None).restore(&anywhere));
-                physical.sweep.keep = Some(self.builder().of_leaves().restore(&anywhere));
-                (physical.walk.sql.ambiguous, physical.sweep.ambiguous) = (None, None);
+                let [walk, sweep] = [self.builder().of_places(None), self.builder().of_leaves()];
+                physical.walk.sql.give_back(walk.restore(&anywhere), Rows::Anywhere);
+                physical.sweep.give_back(sweep.restore(&anywhere), Rows::Anywhere);
                 self.physical = Some(physical);
             }
         }
+    }
+}
+
+impl ChunkSql {
+    /// Gives rows back instead of writing. The before-images say what to write; the join source is not read any more and may be gone.
+    fn give_back(&mut self, keep: Keep, place: Rows) {
+        (self.keep, self.ambiguous) = (Some(keep), None);
+        // A chunk's rows are joined with as many before-images, of which the planner knows no number; a look anywhere is one by index for
+        // each row.
+        self.joins_in_bulk = place != Rows::Anywhere;
     }
 }
 
