@@ -1,9 +1,10 @@
 //! What an application feels: the latency of pgbench at a fixed rate, alone, beside a run at full speed with health signals on and off,
 //! beside a gentle run, beside runs with a rate, and beside the one big UPDATE of the same table.
 //!
-//! `cargo bench --bench beside [-- --rows N --repeat R --pg MAJOR --with WORDS]`, of which the last leaves out all that are not named so. pgbench's own transaction at 100 a second from four clients, on a table of
-//! so many accounts. Only transactions that began while the work was going on count; alone and with a rate it is fifteen seconds. They
-//! follow one another within a repeat, on fresh copies of the table.
+//! `cargo bench --bench beside [-- --rows N --repeat R --pg MAJOR --with WORDS]`, of which the last leaves out all that are not named so.
+//! pgbench's own transaction at 100 a second from four clients, on a table of so many accounts. Only transactions that began while the work
+//! was going on count; alone and with a rate it is fifteen seconds, and ninety where the run finds its rate. They follow one another within a
+//! repeat, on fresh copies of the table.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 

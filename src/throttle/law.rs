@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn feeling_its_way_it_begins_slowly_and_doubles_until_it_is_cut() {
+    fn feeling_its_way_it_begins_slowly_and_rises_until_it_is_cut() {
         let mut law = Law::feeling_its_way();
         let mut rates = Vec::new();
         for second in 0..=20 {
