@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Object;
-use tokio::sync::watch;
 
 use super::PaceFlags;
 use super::context::Context;
@@ -19,7 +18,7 @@ use crate::spec::Spec;
 use crate::sql::Ident;
 use crate::state::Run;
 use crate::throttle::latency::KNOWN_WITHIN;
-use crate::throttle::sampler::{self, Look, Subject};
+use crate::throttle::sampler::{self, Looks, Subject};
 use crate::vacuum;
 
 /// How long a run waits for the first look at the signals before its first chunk.
@@ -100,7 +99,7 @@ pub(super) async fn look(
     settings: &Settings,
     plan: &Plan,
     run: &Run,
-) -> Result<watch::Receiver<Option<Look>>, Failure> {
+) -> Result<Looks, Failure> {
     let subject = Subject {
         table: plan.table.oid,
         run_lock: ctx.store.run_lock(run.run_id),
@@ -112,11 +111,11 @@ pub(super) async fn look(
     let within = FIRST_LOOK + if listens { KNOWN_WITHIN } else { Duration::ZERO };
     let mut looks = sampler::start(database, subject, settings.clone());
     tokio::select! {
-        _ = looks.wait_for(Option::is_some) => {}
+        _ = looks.newest.wait_for(Option::is_some) => {}
         () = tokio::time::sleep(within) => {}
     }
     // Whether it has changed is what the run asks first.
-    looks.mark_changed();
+    looks.newest.mark_changed();
     Ok(looks)
 }
 

@@ -110,6 +110,8 @@ impl Dispatcher<'_> {
         self.read_control().await;
         self.turn();
         let is_held = matches!(self.ask_throttle(), Verdict::Hold(_));
+        let is_at_work = !self.in_flight.is_empty() || self.vacuums.is_at_work();
+        self.pacing.tell(is_at_work || !is_held);
         self.watch_vacuum(is_held).await;
         self.vacuum_if_due();
         self.cancel_look();

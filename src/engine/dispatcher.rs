@@ -254,6 +254,7 @@ impl<'l> Dispatcher<'l> {
                 return;
             }
             if let Some((chunk, charge)) = self.charged.take() {
+                self.pacing.tell(true);
                 self.in_flight
                     .insert(chunk.seq, InFlight { charge, token: None, is_written: false });
                 let bounds = (chunk_bounds(&self.pacing.limits), self.slice_rows());

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::control::tuned_limits;
@@ -19,7 +18,8 @@ use crate::state::Tuned;
 use crate::throttle::health::Health;
 use crate::throttle::limit::Limit;
 use crate::throttle::pacer::Pacer;
-use crate::throttle::sampler::Look;
+use crate::throttle::sampler::Looks;
+use crate::throttle::times::AtWork;
 use crate::throttle::{Ledger, Shortage, Throttle, Verdict, rule};
 
 /// What paces a run, from files, flags and the run's record.
@@ -32,8 +32,8 @@ pub struct Pace {
     pub calendar: Arc<Calendar>,
     /// The health signals.
     pub health: signal::Settings,
-    /// What the sampler sees; none before its first look.
-    pub looks: watch::Receiver<Option<Look>>,
+    /// What the sampler sees, and is told.
+    pub looks: Looks,
     /// Whether the run ends at a closed window instead of waiting.
     pub no_wait: bool,
     /// Seconds under each constraint, by earlier runners.
@@ -121,8 +121,9 @@ impl Pacing {
         let (before, window) = (self.limits, self.limit.window().cloned());
         self.limit.limits = tuned_limits(&self.pace.base, &self.pace.tuned, at);
         self.limit.forced = forced(&self.pace.tuned, at);
-        let is_new = self.pace.looks.has_changed().unwrap_or(false);
-        let look = is_new.then(|| self.pace.looks.borrow_and_update().clone()).flatten();
+        let looks = &mut self.pace.looks.newest;
+        let is_new = looks.has_changed().unwrap_or(false);
+        let look = is_new.then(|| looks.borrow_and_update().clone()).flatten();
         if let Some(look) = &look {
             self.limit.share = look.runs;
         }
@@ -171,6 +172,16 @@ impl Pacing {
         }
         let over = SPEED_OVER.min(self.begun.elapsed()).max(Duration::from_secs(1));
         self.settled.iter().map(|(_, rows)| rows).sum::<f64>() / over.as_secs_f64()
+    }
+
+    /// Tells who listens to the server whether anything of the run is at work there.
+    pub(super) fn tell(&self, is_at_work: bool) {
+        let now = match is_at_work {
+            true => AtWork::Us,
+            false if self.limit.share > 1 => AtWork::Others,
+            false => AtWork::Nobody,
+        };
+        self.pace.looks.at_work.send_if_modified(|was| std::mem::replace(was, now) != now);
     }
 
     /// The binding verdict now, and whether it is of another kind or by another constraint than the one before.

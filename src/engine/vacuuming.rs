@@ -75,12 +75,17 @@ impl Vacuums {
         }
     }
 
+    /// Whether one is under way.
+    pub(super) fn is_at_work(&self) -> bool {
+        !self.task.is_empty()
+    }
+
     fn due(&self) -> Option<usize> {
         let now = Instant::now();
         let rests = |part: usize| {
             self.rests.get(&part).is_some_and(|until| until.is_none_or(|until| until > now))
         };
-        self.task.is_empty().then(|| self.pressure.due(|part| !rests(part))).flatten()
+        (!self.is_at_work()).then(|| self.pressure.due(|part| !rests(part))).flatten()
     }
 }
 
@@ -119,6 +124,7 @@ impl Dispatcher<'_> {
             Verdict::Slow(..) => true,
             Verdict::Proceed => !self.pacing.limits.rate.value.is_unlimited(),
         };
+        self.pacing.tell(true);
         let manner = Manner { is_gentle, is_pooled: self.is_pooled() };
         let (work, notes) = (self.work.clone(), self.notes.0.clone());
         self.vacuums.part = part;

@@ -65,6 +65,11 @@ impl Grader {
         self.grade
     }
 
+    /// Whether it holds, as last graded.
+    pub fn is_holding(&self) -> bool {
+        self.grade == Grade::Hold
+    }
+
     fn raw(&self, value: f64, part: f64) -> Grade {
         let reached =
             |threshold: Option<f64>| threshold.is_some_and(|threshold| value >= threshold * part);

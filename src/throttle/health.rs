@@ -3,11 +3,13 @@
 //! A signal that cannot be read holds after a bounded time, unless the settings say otherwise. One that the operator has exempted is
 //! passed over until the exemption ends. Of several the worst speaks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::commits::Commits;
 use super::grade::{Grade, Grader};
-use super::law::{FLOOR, Law};
+use super::law::{FLOOR, Law, START};
+use super::rest::Rest;
 use super::{Cause, Throttle, Verdict};
 use crate::budget::Budget;
 use crate::signal::{Kind, Settings};
@@ -59,18 +61,6 @@ const FLAT: f64 = 0.5;
 /// Ticks without a hold before the speed that a run reaches is known well enough to halve it.
 const KNOWN_AFTER: u32 = 10;
 
-/// COMMITs that a latency is judged by, and those that make the usual one.
-const COMMITS: usize = 20;
-
-/// Older COMMITs say nothing of now; while a run is held there are none, and what held it must not go on for ever by itself.
-const COMMIT_RECENT: Duration = Duration::from_secs(10);
-
-/// Fewer recent ones than this say nothing.
-const COMMITS_MIN: usize = 10;
-
-/// The usual COMMIT is taken to be at least this long: a server that answers in one millisecond and then in twenty has not become slow.
-const COMMIT_USUAL_MIN: Duration = Duration::from_millis(10);
-
 /// The health of the server as the run sees it.
 #[derive(Debug)]
 pub struct Health {
@@ -80,13 +70,15 @@ pub struct Health {
     /// Signals passed over.
     exempt: Vec<Kind>,
     law: Law,
+    /// The signal that the law last cut the rate for.
+    cut_by: Option<Kind>,
+    rest: Rest,
     /// The speed that the run reaches when nothing holds it: follows upwards quickly and downwards slowly, because a stretch with
     /// little to write says nothing about the next.
     good: f64,
     /// Half the speed at which a signal that slowing does not mend turned hot.
     flat: Option<f64>,
-    commits: VecDeque<(Duration, Duration)>,
-    usual_commit: Option<Duration>,
+    commits: Commits,
     sample: Sample,
     sampled_at: Option<Duration>,
     is_held: bool,
@@ -100,20 +92,18 @@ impl Health {
     /// Starts well.
     pub fn new(settings: Settings) -> Health {
         let graders = settings.signals.iter().map(|(kind, t)| (*kind, Grader::new(*t))).collect();
-        let law = match settings.has(Kind::Latency) {
-            true => Law::feeling_its_way(),
-            false => Law::default(),
-        };
+        let law = beginning(settings.has(Kind::Latency));
         Health {
             settings,
             graders,
             unknown_since: BTreeMap::new(),
             exempt: Vec::new(),
             law,
+            cut_by: None,
+            rest: Rest::default(),
             good: 0.0,
             flat: None,
-            commits: VecDeque::new(),
-            usual_commit: None,
+            commits: Commits::default(),
             sample: Sample::default(),
             sampled_at: None,
             is_held: false,
@@ -123,9 +113,20 @@ impl Health {
         }
     }
 
-    /// Passes over these signals from here on, and over no others.
+    /// Passes over these signals from here on, and over no others. What a signal took from the rate is given back with it.
     pub fn exempt(&mut self, kinds: Vec<Kind>) {
+        let is_new = |kind: Kind| kinds.contains(&kind) && !self.exempt.contains(&kind);
+        let is_cut = self.cut_by.is_some_and(is_new);
+        if is_cut || self.listens(&kinds) != self.listens(&self.exempt) {
+            self.law = beginning(self.listens(&kinds));
+            self.cut_by = None;
+        }
         self.exempt = kinds;
+    }
+
+    /// Whether the run goes by what a small transaction takes.
+    fn listens(&self, exempt: &[Kind]) -> bool {
+        self.settings.has(Kind::Latency) && !exempt.contains(&Kind::Latency)
     }
 
     /// Whether sessions of the application wait for our locks.
@@ -135,31 +136,10 @@ impl Health {
 
     /// Learns how long a chunk's COMMIT took, at a time that counts from the same moment as in [`Health::tick`].
     pub fn committed(&mut self, now: Duration, took: Duration) {
-        self.commits.push_back((now, took));
-        if self.commits.len() > COMMITS {
-            self.commits.pop_front();
-        }
-        if self.commits.len() == COMMITS && self.usual_commit.is_none() {
-            let sorted = sorted(self.commits.iter().map(|(_, took)| *took));
-            self.usual_commit = Some(sorted[COMMITS / 2].max(COMMIT_USUAL_MIN));
-        }
+        self.commits.took(now, took);
     }
 
-    fn commit_latency(&self, now: Duration) -> Option<Measure> {
-        let usual = self.usual_commit?;
-        let recent = self.commits.iter().filter(|(at, _)| now.saturating_sub(*at) < COMMIT_RECENT);
-        let sorted = sorted(recent.map(|(_, took)| *took));
-        if sorted.len() < COMMITS_MIN {
-            return None;
-        }
-        // Three of four, not the slowest: a few that waited for a processor say nothing of the disk.
-        let slow = sorted[sorted.len() * 3 / 4];
-        let times = slow.as_secs_f64() / usual.as_secs_f64();
-        let words = format!("COMMIT takes {} ms, {times:.1} times the usual", slow.as_millis());
-        Some(Measure::value(times, words))
-    }
-
-    /// Takes a sample, or None when there is no new one. `now` counts from any fixed moment; `used` rows a second went through lately, and
+    /// Takes a sample, or None when there is no new one. `now` counts from the run's beginning; `used` rows a second went through lately, and
     /// the limits would allow `allowed`.
     pub fn tick(&mut self, now: Duration, sample: Option<&Sample>, used: f64, allowed: f64) {
         if self.settings.signals.is_empty() {
@@ -173,47 +153,56 @@ impl Health {
                 |kind: &(Kind, _)| (kind.0, Measure::Unknown("it is not being read".to_owned()));
             self.sample.measures = self.settings.signals.iter().map(unread).collect();
         }
-        let mut worst: Option<(Grade, f64, Cause)> = None;
-        let mut answering: Option<(Grade, f64, Cause)> = None;
-        let mut flat: Option<Cause> = None;
-        let is_worse = |worst: &Option<(Grade, f64, Cause)>, grade: Grade, value: f64| {
-            worst.as_ref().is_none_or(|(g, v, _)| (grade, value) > (*g, *v))
-        };
+        if self.rest.is_over(now) {
+            self.law.feel_again();
+        }
+        let found = self.look(now);
+        if let Some(held) = found.worst.filter(|worst| worst.grade == Grade::Hold) {
+            // What an operator put in the way is out of the way when it is gone; a server that was in trouble is tried gently.
+            self.is_held |= !matches!(held.kind, Kind::FlagFile | Kind::Http);
+            self.verdict = Verdict::Hold(self.cause(&held, |t| t.hold, "holds at"));
+            return;
+        }
+        if let Some(left) = self.rest.left(now).filter(|_| self.listens(&self.exempt)) {
+            let reason = format!(
+                "the run rests for {} s, to learn what a small transaction takes without it",
+                left.as_secs()
+            );
+            self.verdict = Verdict::Hold(Cause::new(Kind::Latency.name(), reason));
+            return;
+        }
+        self.conclude(now, found.answering, found.flat, used, allowed);
+    }
+
+    /// What the signals come to that are not passed over.
+    fn look(&mut self, now: Duration) -> Found {
+        let mut found = Found::default();
         let kinds: Vec<Kind> = self.settings.signals.iter().map(|(kind, _)| *kind).collect();
         for kind in kinds {
-            let Some((grade, value, cause)) = self.judge(kind, now) else { continue };
+            let Some(finding) = self.judge(kind, now) else { continue };
             if kind == Kind::Blocked {
-                self.is_blocking = grade >= Grade::Hot;
+                self.is_blocking = finding.grade >= Grade::Hot;
             }
             if self.exempt.contains(&kind) {
                 continue;
             }
-            if kind.answers() && is_worse(&answering, grade, value) {
-                answering = Some((grade, value, cause.clone()));
+            if kind.answers() && finding.is_worse_than(found.answering.as_ref()) {
+                found.answering = Some(finding.clone());
             }
-            if !kind.answers() && grade == Grade::Hot {
-                flat.get_or_insert_with(|| cause.clone());
+            if !kind.answers() && finding.grade == Grade::Hot {
+                found.flat.get_or_insert_with(|| Cause::new(kind.name(), finding.words.clone()));
             }
-            if is_worse(&worst, grade, value) {
-                worst = Some((grade, value, cause));
+            if finding.is_worse_than(found.worst.as_ref()) {
+                found.worst = Some(finding);
             }
         }
-        if let Some((Grade::Hold, _, cause)) = worst {
-            let at = self.threshold(&cause, |t| t.hold, "holds at");
-            // What an operator put in the way is out of the way when it is gone; a server that was in trouble is tried gently.
-            let by_operator = matches!(Kind::parse(&cause.by), Some(Kind::FlagFile | Kind::Http));
-            self.is_held |= !by_operator;
-            let reason = format!("{}{at}", cause.reason);
-            self.verdict = Verdict::Hold(Cause { reason, ..cause });
-            return;
-        }
-        self.conclude(now, answering, flat, used, allowed);
+        found
     }
 
-    /// The grade, severity and reason of one signal.
-    fn judge(&mut self, kind: Kind, now: Duration) -> Option<(Grade, f64, Cause)> {
+    /// What one signal comes to.
+    fn judge(&mut self, kind: Kind, now: Duration) -> Option<Finding> {
         let measure = match kind {
-            Kind::CommitLatency => self.commit_latency(now)?,
+            Kind::CommitLatency => self.commits.measure(now)?,
             _ => self.sample.measures.iter().find(|(k, _)| *k == kind)?.1.clone(),
         };
         let grader = self.graders.get_mut(&kind)?;
@@ -222,15 +211,21 @@ impl Health {
                 self.unknown_since.remove(&kind);
                 let grade = grader.grade(now, value, floor);
                 let severity = grader.severity(value, grade);
-                Some((grade, severity, Cause::new(kind.name(), words)))
+                let is_by_value = grade > floor;
+                Some(Finding { kind, grade, severity, words, is_by_value })
             }
             Measure::Blind => None,
             Measure::Unknown(why) => {
                 let since = *self.unknown_since.entry(kind).or_insert(now);
                 let is_over = now.saturating_sub(since) >= self.settings.unknown_after;
-                let holds = is_over && !self.settings.ignores_unknown;
+                // What held the run is not known to be over.
+                let holds = match is_over {
+                    true => !self.settings.ignores_unknown,
+                    false => grader.is_holding(),
+                };
                 let words = format!("unknown for {} s: {why}", (now - since).as_secs());
-                holds.then(|| (Grade::Hold, 0.0, Cause::new(kind.name(), words)))
+                let grade = Grade::Hold;
+                holds.then_some(Finding { kind, grade, severity: 0.0, words, is_by_value: false })
             }
         }
     }
@@ -239,12 +234,12 @@ impl Health {
     fn conclude(
         &mut self,
         now: Duration,
-        answering: Option<(Grade, f64, Cause)>,
+        answering: Option<Finding>,
         flat: Option<Cause>,
         used: f64,
         allowed: f64,
     ) {
-        let severity = answering.as_ref().map_or(0.0, |(_, severity, _)| *severity);
+        let severity = answering.as_ref().map_or(0.0, |worst| worst.severity);
         if std::mem::take(&mut self.is_held) {
             if self.looks >= KNOWN_AFTER {
                 self.law.reopen(now, self.good);
@@ -253,7 +248,16 @@ impl Health {
             self.looks += 1;
             let weight = if used > self.good { 0.3 } else { 0.02 };
             self.good += weight * (used - self.good);
-            self.law.step(now, severity, used, self.good.max(used).min(allowed));
+            let is_cut = self.law.step(now, severity, used, self.good.max(used).min(allowed));
+            if let Some(worst) = answering.as_ref().filter(|_| is_cut) {
+                self.cut_by = Some(worst.kind);
+            }
+        }
+        if self.listens(&self.exempt) {
+            let is_slow = self.law.rate().is_some_and(|rate| rate <= START);
+            let is_felt =
+                |worst: &Finding| worst.kind == Kind::Latency && worst.grade >= Grade::Warm;
+            self.rest.look(now, is_slow && answering.as_ref().is_some_and(is_felt));
         }
         if flat.is_none() {
             self.flat = None;
@@ -266,9 +270,8 @@ impl Health {
         });
         let by_law = self.law.rate().map(|rate| {
             let cause = match answering {
-                Some((grade, _, cause)) if grade >= Grade::Warm => {
-                    let at = self.threshold(&cause, |t| t.hot, "hot at");
-                    Cause { reason: format!("{}{at}", cause.reason), ..cause }
+                Some(worst) if worst.grade >= Grade::Warm => {
+                    self.cause(&worst, |t| t.hot, "hot at")
                 }
                 _ if self.law.is_feeling() => Cause::new(
                     Kind::Latency.name(),
@@ -286,23 +289,48 @@ impl Health {
             .map_or(Verdict::Proceed, |(rate, cause)| Verdict::Slow(Budget::rows(rate), cause));
     }
 
-    /// ` (hot at 64 MB)`, where the cause is a signal with such a threshold.
-    fn threshold(
+    /// What was found with the threshold that it is told by: ` (hot at 64 MB)`.
+    fn cause(
         &self,
-        cause: &Cause,
+        found: &Finding,
         pick: impl Fn(crate::signal::Thresholds) -> Option<f64>,
         words: &str,
-    ) -> String {
-        let kind = Kind::parse(&cause.by);
-        let at = kind.and_then(|kind| Some((kind, pick(self.settings.thresholds(kind)?)?)));
-        at.map(|(kind, at)| format!(" ({words} {})", kind.show(at))).unwrap_or_default()
+    ) -> Cause {
+        let Finding { kind, words: reason, .. } = found;
+        let at = self.settings.thresholds(*kind).and_then(pick).filter(|_| found.is_by_value);
+        let at = at.map(|at| format!(" ({words} {})", kind.show(at))).unwrap_or_default();
+        Cause::new(kind.name(), format!("{reason}{at}"))
     }
 }
 
-fn sorted(times: impl Iterator<Item = Duration>) -> Vec<Duration> {
-    let mut times: Vec<Duration> = times.collect();
-    times.sort();
-    times
+/// What a signal comes to.
+#[derive(Clone, Debug)]
+struct Finding {
+    kind: Kind,
+    grade: Grade,
+    severity: f64,
+    words: String,
+    /// Whether the grade is from a value and its thresholds.
+    is_by_value: bool,
+}
+
+impl Finding {
+    fn is_worse_than(&self, other: Option<&Finding>) -> bool {
+        other.is_none_or(|other| (self.grade, self.severity) > (other.grade, other.severity))
+    }
+}
+
+/// The worst of all signals, of those that answer to the rate, and one that does not and is hot.
+#[derive(Debug, Default)]
+struct Found {
+    worst: Option<Finding>,
+    answering: Option<Finding>,
+    flat: Option<Cause>,
+}
+
+/// The law that a run begins with: where what it must not harm would feel it at once, slowly.
+fn beginning(listens: bool) -> Law {
+    if listens { Law::feeling_its_way() } else { Law::default() }
 }
 
 impl Throttle for Health {

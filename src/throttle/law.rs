@@ -40,7 +40,7 @@ pub(super) const FLOOR: f64 = 20.0;
 
 /// Where a run begins that feels its way: next to nothing for any server; and by what it is raised while nothing answers, so that a hundred
 /// times as much is reached in a minute.
-const START: f64 = 2_000.0;
+pub(super) const START: f64 = 2_000.0;
 const FEELING: f64 = 1.5;
 
 /// The rate in force and what led to it.
@@ -65,6 +65,11 @@ impl Law {
         Law { rate: Some(START), free: f64::INFINITY, is_feeling: true, ..Law::default() }
     }
 
+    /// Begins again to feel its way, from where it is.
+    pub fn feel_again(&mut self) {
+        (self.is_feeling, self.bad, self.free) = (true, None, f64::INFINITY);
+    }
+
     /// Whether it is still raised until something answers.
     pub fn is_feeling(&self) -> bool {
         self.is_feeling
@@ -76,8 +81,9 @@ impl Law {
     }
 
     /// Learns, at time `now` since any fixed moment, that the worst signal stands at `severity` (1 is hot) while `used` rows a second went
-    /// through, `able` being what the run reaches when nothing holds it.
-    pub fn step(&mut self, now: Duration, severity: f64, used: f64, able: f64) {
+    /// through, `able` being what the run reaches when nothing holds it. Whether
+    /// the rate was cut.
+    pub fn step(&mut self, now: Duration, severity: f64, used: f64, able: f64) -> bool {
         let is_falling = severity < self.severity * 0.999;
         self.severity = severity;
         if severity >= 1.0 {
@@ -85,9 +91,16 @@ impl Law {
             if is_due && !is_falling {
                 self.cut(now, able);
             }
-            return;
+            return is_due && !is_falling;
         }
-        let Some(rate) = self.rate else { return };
+        if let Some(rate) = self.rate {
+            self.raise(now, rate, used);
+        }
+        false
+    }
+
+    fn raise(&mut self, now: Duration, rate: f64, used: f64) {
+        let severity = self.severity;
         let (looked_at, severity_then) = self.looked_at;
         if now - looked_at < RAISE_EVERY {
             return;

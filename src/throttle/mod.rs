@@ -4,6 +4,7 @@
 //! [`health`], both pure and immediate), and waiting ([`pacer::Pacer`]). The strictest verdict binds, and every verdict but `Proceed`
 //! carries its cause.
 
+mod commits;
 pub mod grade;
 pub mod health;
 pub mod latency;
@@ -11,9 +12,11 @@ pub mod law;
 pub mod limit;
 pub mod pacer;
 pub mod probes;
+mod rest;
 pub mod sampler;
 #[cfg(test)]
 mod simulation;
+pub mod times;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -12,6 +12,7 @@ use tokio_postgres::{Client, Error};
 use super::health::{Measure, Sample};
 use super::latency::{KNOWN_WITHIN, Latency};
 use super::probes;
+use super::times::AtWork;
 use crate::db::lock::LockKey;
 use crate::db::{Database, message};
 use crate::signal::{Kind, Settings};
@@ -85,6 +86,7 @@ impl Memory {
             self.replicas.clear();
             self.slots.clear();
             self.checkpoint = None;
+            self.latency.iter().for_each(Latency::forget);
         }
         !is_other
     }
@@ -121,15 +123,22 @@ impl Memory {
     }
 }
 
-/// Begins to look; ends when nobody holds the receiver any more. The first look is on its way when this returns.
-pub fn start(
-    database: Database,
-    subject: Subject,
-    settings: Settings,
-) -> watch::Receiver<Option<Look>> {
+/// What a run and its sampler tell each other.
+#[derive(Debug)]
+pub struct Looks {
+    /// What the sampler sees; none before its first look.
+    pub newest: watch::Receiver<Option<Look>>,
+    /// Who is at work, and will be until this says otherwise.
+    pub at_work: watch::Sender<AtWork>,
+}
+
+/// Begins to look, at a run that is not at work yet; ends when nobody holds the receiver any more. The first look is on its way when this returns.
+pub fn start(database: Database, subject: Subject, settings: Settings) -> Looks {
     let (sender, receiver) = watch::channel(None);
+    let (at_work, is_at_work) = watch::channel(AtWork::Nobody);
     tokio::spawn(async move {
-        let latency = settings.has(Kind::Latency).then(|| Latency::listen(database.clone()));
+        let listens = settings.has(Kind::Latency);
+        let latency = listens.then(|| Latency::listen(database.clone(), is_at_work));
         let mut memory = Memory { version: subject.version, latency, ..Memory::default() };
         let (mut is_first, started) = (true, Instant::now());
         let mut connection: Option<Object> = None;
@@ -164,7 +173,7 @@ pub fn start(
             tokio::time::sleep_until(begun + EVERY).await;
         }
     });
-    receiver
+    Looks { newest: receiver, at_work }
 }
 
 /// One look; none when the connection does not serve.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::health::{Health, Measure, Sample};
+use super::times::{AtWork, Times};
 use super::{Throttle, Verdict};
 use crate::signal::{Kind, Settings};
 
@@ -100,7 +101,7 @@ fn a_run_that_feels_its_way_stays_below_what_is_felt() {
     let mut health = Health::new(Settings { signals, ..Settings::default() });
     let mut lately: VecDeque<f64> = VecDeque::new();
     let (mut used, mut rates) = (0.0, Vec::new());
-    for second in 0..3_600 {
+    for second in 0..1_700 {
         lately.push_back(30.0 * used / 20_000.0);
         if lately.len() > 10 {
             lately.pop_front();
@@ -120,7 +121,7 @@ fn a_run_that_feels_its_way_stays_below_what_is_felt() {
     assert!(rates[60..].iter().all(|rate| (10_000.0..=20_000.0).contains(rate)), "{rates:?}");
     // Ten times as slow from one moment to the next: it makes room within seconds, and comes back.
     let words = "a small transaction";
-    let mut at = 3_600;
+    let mut at = 1_700;
     let mut look = |health: &mut Health, percent: f64, seconds: u64| {
         for _ in 0..seconds {
             let sample = Sample { measures: vec![(Kind::Latency, Measure::value(percent, words))] };
@@ -136,4 +137,76 @@ fn a_run_that_feels_its_way_stays_below_what_is_felt() {
     assert!(look(&mut health, 900.0, 20) < before / 4.0);
     assert_eq!(health.verdict().cause().unwrap().by, "latency");
     assert!(look(&mut health, 0.0, 900) > before / 2.0);
+}
+
+/// A server whose small transactions take `alone` milliseconds, and three tenths longer beside 20,000 rows a second.
+struct Server {
+    times: Times,
+    health: Health,
+    now: Duration,
+    used: f64,
+}
+
+impl Server {
+    fn new() -> Server {
+        let signals = vec![(Kind::Latency, Kind::Latency.defaults())];
+        let health = Health::new(Settings { signals, ..Settings::default() });
+        Server { times: Times::default(), health, now: Duration::ZERO, used: 0.0 }
+    }
+
+    /// The rate in each of these seconds, and what a transaction took.
+    fn pass(&mut self, seconds: u64, alone: f64) -> Vec<f64> {
+        let mut rates = Vec::new();
+        for _ in 0..seconds {
+            for _ in 0..25 {
+                self.now += Duration::from_millis(40);
+                let at_work = if self.used == 0.0 { AtWork::Nobody } else { AtWork::Us };
+                let took = alone * (1.0 + 0.3 * self.used / 20_000.0) / 1_000.0;
+                self.times.took(self.now, Duration::from_secs_f64(took), at_work);
+            }
+            let measure = self.times.measure(self.now);
+            let sample = Sample { measures: vec![(Kind::Latency, measure)] };
+            self.health.tick(self.now, Some(&sample), self.used, f64::INFINITY);
+            self.used = match self.health.verdict() {
+                Verdict::Proceed => panic!("it is not felt any more"),
+                Verdict::Slow(budget, _) => budget.as_rows(500.0),
+                Verdict::Hold(_) => 0.0,
+            };
+            rates.push(self.used);
+        }
+        rates
+    }
+}
+
+/// What is worth to be told of so many.
+fn ends(rates: &[f64]) -> Vec<f64> {
+    rates.iter().copied().step_by(rates.len() / 20).collect()
+}
+
+fn part_within(rates: &[f64], from: f64, to: f64) -> f64 {
+    let within = rates.iter().filter(|rate| (from..=to).contains(*rate)).count();
+    within as f64 / rates.len() as f64
+}
+
+#[test]
+fn a_run_that_feels_its_way_follows_the_days_load() {
+    let mut server = Server::new();
+    // Before the first chunk it is learnt what is usual.
+    let quiet = server.pass(900, 4.0);
+    assert_eq!(quiet[..5], [0.0; 5]);
+    assert!(part_within(&quiet[100..], 9_000.0, 20_000.0) > 0.95, "{:?}", ends(&quiet));
+    // It feels its way again from where it was slowed down to.
+    let busier = server.pass(300, 4.0 * 1.3);
+    assert!(busier.contains(&0.0) && busier[299] > 9_000.0, "{:?}", ends(&busier));
+    for load in [1.8, 4.0, 1.0] {
+        let rates = server.pass(3_600, 4.0 * load);
+        let part = part_within(&rates[2_100..], 7_000.0, 20_000.0);
+        assert!(part > 0.85, "at {load} times: {part} of {:?}", ends(&rates));
+    }
+    // Fifty times as long is no load: it stands still until that is over, and for a quarter of a minute more.
+    let trouble = server.pass(3_600, 200.0);
+    assert!(part_within(&trouble[60..], 0.0, 0.0) > 0.99, "{:?}", ends(&trouble));
+    let rates = server.pass(600, 4.0);
+    let part = part_within(&rates[300..], 7_000.0, 20_000.0);
+    assert!(part > 0.85, "{part} of {:?}", ends(&rates));
 }

@@ -61,14 +61,17 @@ const MAY_USE: [(&str, &[&str]); 25] = [
 ];
 
 /// Modules that are synchronous and know no database.
-const PURE: [&str; 44] = [
+const PURE: [&str; 47] = [
     "signal/read.rs",
     "engine/crew.rs",
     "eta.rs",
     "signal.rs",
+    "throttle/commits.rs",
     "throttle/grade.rs",
     "throttle/law.rs",
     "throttle/health.rs",
+    "throttle/rest.rs",
+    "throttle/times.rs",
     "units.rs",
     "budget.rs",
     "calendar.rs",

@@ -20,6 +20,7 @@ mod foreign;
 mod fuzz;
 mod guards;
 mod joins;
+mod latency;
 mod keyless;
 mod laws;
 mod limiting;

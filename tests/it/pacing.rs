@@ -11,7 +11,7 @@ use jiff::{Timestamp, ToSpan};
 use crate::control::{LEFT, SPEC, table};
 use crate::support::{Db, Sql, Started, follow, program, wait_for};
 
-fn project(db: &Db, text: &str) {
+pub(crate) fn project(db: &Db, text: &str) {
     std::fs::write(db.directory.join("backfill.toml"), text).unwrap();
 }
 
@@ -41,7 +41,7 @@ fn throttle(db: &Db) -> String {
     format!("{}: {}", text("verdict"), text("reason"))
 }
 
-fn waits_for(db: &Db, words: &str) {
+pub(crate) fn waits_for(db: &Db, words: &str) {
     wait_for(words, || throttle(db).contains(words));
 }
 
@@ -225,39 +225,6 @@ fn an_application_that_waits_for_a_chunk_halves_the_chunk_time() {
     );
 }
 
-/// A COMMIT that hangs is what an application would feel.
-#[test]
-fn a_small_transaction_that_takes_longer_holds_the_run() {
-    let db = Db::found();
-    table(&db, 50_000);
-    // A test makes a machine busy, which is felt too; only what hangs counts here.
-    let only_hold = "[health]\nlatency = { warm = \"off\", hot = \"off\", hold = 5000 }\n";
-    project(&db, only_hold);
-    let plan = db.backfill(&["plan", "fill", "-v"]).exits(0);
-    plan.prints("1 (latency)").prints("2 ms (latency)").prints("commit_latency, latency, ");
-    let run = db.start(&["run", "fill"]);
-    waits_for(&db, "slow: the rate is raised until a small transaction takes longer");
-    let others = "from pg_stat_activity where query like '%pg_logical_emit_message%' and pid <> pg_backend_pid()";
-    let backend =
-        db.sql.text(&format!("select pid::text {others} and datname = current_database()"));
-    let signal = |signal: &str| {
-        assert!(Command::new("kill").args([signal, &backend]).status().unwrap().success());
-    };
-    signal("-STOP");
-    waits_for(&db, "hold: a small transaction takes");
-    assert!(db.sql.number(LEFT) > 0, "it was over before");
-    signal("-CONT");
-    waits_for(&db, "slow: ");
-    db.backfill(&["tune", "fill", "--ignore-signal", "latency"]).exits(0);
-    db.backfill(&["pause", "fill"]).exits(0);
-    run.wait().exits(4);
-    // Without the signal nothing limits it, and the usual chunks are back.
-    project(&db, "");
-    db.backfill(&["plan", "fill", "-v"]).exits(0).prints("500 ms (default)");
-    db.backfill(&["resume", "fill"]).exits(0);
-    assert_eq!(db.sql.number(LEFT), 0);
-}
-
 #[test]
 fn several_runs_on_a_server_share_one_budget() {
     let (one, two) = (Db::found(), Db::found());
@@ -272,17 +239,20 @@ fn several_runs_on_a_server_share_one_budget() {
 }
 
 /// A server of its own with a project directory.
-struct Own {
+pub(crate) struct Own {
     server: Server,
-    sql: Sql,
-    directory: std::path::PathBuf,
+    pub(crate) sql: Sql,
+    pub(crate) directory: std::path::PathBuf,
 }
 
 impl Own {
-    fn new(name: &str, settings: &[&str]) -> Own {
+    pub(crate) fn new(name: &str, settings: &[&str]) -> Own {
+        Own::of(name, settings, true)
+    }
+
+    pub(crate) fn of(name: &str, settings: &[&str], no_fsync: bool) -> Own {
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let server =
-            Server::start(&Options { settings, no_fsync: true, ..Options::default() }).unwrap();
+        let server = Server::start(&Options { settings, no_fsync, ..Options::default() }).unwrap();
         let directory =
             std::env::temp_dir().join(format!("backfill-test-{}-{name}", std::process::id()));
         std::fs::create_dir_all(directory.join("backfills")).unwrap();
@@ -297,7 +267,12 @@ impl Own {
         Own { server, sql, directory }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn set(&self, setting: &str) {
+        self.sql.run(&format!("alter system set {setting}"));
+        self.sql.run("select pg_reload_conf()");
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = program();
         command
             .args(arguments)
@@ -306,14 +281,18 @@ impl Own {
         command
     }
 
-    fn reason(&self) -> String {
+    pub(crate) fn status(&self) -> serde_json::Value {
         let output = self.command(&["status", "fill", "--json"]).output().unwrap();
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    pub(crate) fn reason(&self) -> String {
+        let status = self.status();
         let text = |field: &str| status["throttle"][field].as_str().unwrap_or_default().to_owned();
         format!("{}: {}", text("verdict"), text("reason"))
     }
 
-    fn waits_for(&self, words: &str) {
+    pub(crate) fn waits_for(&self, words: &str) {
         wait_for(words, || self.reason().contains(words));
     }
 }
