@@ -149,11 +149,7 @@ impl<'l> Dispatcher<'l> {
         work.database.resize(pool_size(limits.workers.value));
         let sweep_comes_first = work.sweep_comes_first;
         Dispatcher {
-            sizer: Sizer::new(
-                limits.chunk_time.value,
-                limits.chunk_rows_max.value,
-                start.chunk_rows,
-            ),
+            sizer: Sizer::of(&limits, start.chunk_rows, work.sql.joins_in_bulk),
             stripes: Stripes::new(start.striping),
             vacuums: Vacuums::new(start.pressure.clone()),
             work: Arc::new(work),

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::settings::Limits;
+
 /// Size of the first chunk: small, because its cost is unknown, yet above the cost of a round trip.
 const START: f64 = 500.0;
 
@@ -27,6 +29,44 @@ const IMAGES_MAX: f64 = (16 << 20) as f64;
 /// Weight of the newest chunk in the averages.
 const ALPHA: f64 = 0.4;
 
+/// Weight that what is known of the fixed cost keeps with each chunk.
+const KEEP: f64 = 0.8;
+
+/// Spread of the sizes, against their mean, from which on more than chance tells the fixed cost from that of the rows.
+const SPREAD: f64 = 0.1;
+
+/// What a chunk costs however many rows it has, such as the reading of a source that has no index. In milliseconds, from a line through
+/// what the last chunks took.
+#[derive(Clone, Debug, Default)]
+struct FixedCost {
+    n: f64,
+    rows: f64,
+    ms: f64,
+    rows_rows: f64,
+    rows_ms: f64,
+    known: f64,
+}
+
+impl FixedCost {
+    fn observe(&mut self, rows: f64, ms: f64) {
+        for (sum, new) in [
+            (&mut self.n, 1.0),
+            (&mut self.rows, rows),
+            (&mut self.ms, ms),
+            (&mut self.rows_rows, rows * rows),
+            (&mut self.rows_ms, rows * ms),
+        ] {
+            *sum = *sum * KEEP + new;
+        }
+        let (mean_rows, mean_ms) = (self.rows / self.n, self.ms / self.n);
+        let variance = self.rows_rows / self.n - mean_rows * mean_rows;
+        if variance > (mean_rows * SPREAD).powi(2) {
+            let slope = (self.rows_ms / self.n - mean_rows * mean_ms) / variance;
+            self.known = (mean_ms - slope.max(0.0) * mean_rows).max(0.0);
+        }
+    }
+}
+
 /// Chooses the size of chunks from what they cost.
 #[derive(Clone, Debug)]
 pub struct Sizer {
@@ -37,6 +77,8 @@ pub struct Sizer {
     selectivity: f64,
     /// Most entries whose before-images fit in [`IMAGES_MAX`].
     image_max: f64,
+    /// Where chunks have one that may be longer than their time should be.
+    fixed: Option<FixedCost>,
 }
 
 impl Sizer {
@@ -51,7 +93,15 @@ impl Sizer {
             ms_per_row: None,
             selectivity: 1.0,
             image_max: f64::INFINITY,
+            fixed: None,
         }
+    }
+
+    /// Aims at what the limits say. Where each chunk has a fixed cost, which no smaller one would spare, at most half of a chunk's time
+    /// goes into that, even where this takes longer.
+    pub fn of(limits: &Limits, known: Option<u32>, has_fixed_cost: bool) -> Sizer {
+        let sizer = Sizer::new(limits.chunk_time.value, limits.chunk_rows_max.value, known);
+        Sizer { fixed: has_fixed_cost.then(FixedCost::default), ..sizer }
     }
 
     /// Entries for the next chunk; at least one.
@@ -76,7 +126,11 @@ impl Sizer {
     /// Learns from a settled chunk.
     pub fn observe(&mut self, keys: u32, rows: u32, took: Duration) {
         let took_ms = took.as_secs_f64() * 1000.0;
-        let target_ms = self.target.as_secs_f64() * 1000.0;
+        let mut target_ms = self.target.as_secs_f64() * 1000.0;
+        if let Some(fixed) = &mut self.fixed {
+            fixed.observe(f64::from(rows), took_ms);
+            target_ms = target_ms.max(2.0 * fixed.known);
+        }
         let keys = f64::from(keys.max(1));
         if rows == 0 {
             self.selectivity *= 1.0 - ALPHA / 4.0;
@@ -164,6 +218,24 @@ mod tests {
             sizer.observe(sizer.size(), 1, Duration::from_millis(5));
         }
         assert!(sizer.size() <= 2_000, "{}", sizer.size());
+    }
+
+    #[test]
+    fn what_every_chunk_costs_takes_half_of_its_time_at_most() {
+        // Reading the source takes so long, and a row 50 microseconds.
+        let settled = |fixed_ms: f64| {
+            let mut sizer = Sizer::new(TARGET, 50_000, None);
+            sizer.fixed = Some(FixedCost::default());
+            for i in 0..60 {
+                let keys = sizer.size();
+                let noise = 1.0 + f64::from(i % 5) / 50.0;
+                let ms = (fixed_ms + f64::from(keys) * 0.05) * noise;
+                sizer.observe(keys, keys, Duration::from_secs_f64(ms / 1000.0));
+            }
+            f64::from(sizer.size()) * 0.05
+        };
+        assert!((350.0..550.0).contains(&settled(10.0)), "{}", settled(10.0));
+        assert!((1_000.0..3_000.0).contains(&settled(1_500.0)), "{}", settled(1_500.0));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::db::{self, Class};
 use crate::key::{Form, Place};
 use crate::mutation::{Guard, Step};
 use crate::plan::rehearse::{params as range_params, typed};
-use crate::plan::{ByRange, IN_BULK, Keep};
+use crate::plan::{AS_USUAL, ByRange, IN_BULK, Keep};
 use crate::state::Claim;
 use crate::undo::Conflicts;
 
@@ -44,12 +44,16 @@ pub(super) async fn write(
     if work.sql_at(&claim.place).keep.is_some() {
         bind.extend([(&seq as &(dyn ToSql + Sync), Type::INT8), (&claim.source_seq, Type::INT8)]);
     }
-    let chunk = Writing { work, client, claim, width: params.len(), bind, bounds };
+    let is_bulk = work.sql_at(&claim.place).joins_in_bulk;
+    let chunk = Writing { work, client, claim, width: params.len(), bind, bounds, is_bulk };
     // What was in a leaf that is gone is looked for by its key, all at once.
     let forms = match claim.place {
         Place::Gone(_) => vec![claim.range.form()],
         _ => claim.range.parts(),
     };
+    if is_bulk {
+        chunk.set(IN_BULK).await?;
+    }
     let mut written = Written::default();
     for form in forms {
         let part = chunk.part(form).await?;
@@ -57,6 +61,9 @@ pub(super) async fn write(
         written.image_bytes += part.image_bytes;
         written.is_passed_over |= part.is_passed_over;
         written.is_elsewhere |= part.is_elsewhere;
+    }
+    if is_bulk {
+        chunk.set(AS_USUAL).await?;
     }
     Ok(written)
 }
@@ -70,6 +77,7 @@ struct Writing<'c> {
     width: usize,
     bind: Vec<(&'c (dyn ToSql + Sync), Type)>,
     bounds: Bounds,
+    is_bulk: bool,
 }
 
 impl Writing<'_> {
@@ -77,11 +85,6 @@ impl Writing<'_> {
     async fn part(&self, form: Form) -> Result<Written, Setback> {
         let here = |sql: &ByRange| self.claim.place.text(sql.get(form)).map(Cow::into_owned);
         let sql = self.work.sql_at(&self.claim.place);
-        // Keys that are listed are looked up one by one, and there are few of them.
-        let is_listed = self.claim.range.only.is_some();
-        if sql.joins_in_bulk && !is_listed {
-            self.set(IN_BULK).await?;
-        }
         if let Some(ambiguous) = sql.ambiguous.as_ref().and_then(here) {
             let rows = self.query(&ambiguous, &self.bind[..self.width]).await?;
             if let Some(row) = rows.first() {
@@ -113,8 +116,11 @@ impl Writing<'_> {
         let mut found = 0;
         if let Some(beside) = beside.filter(|_| counts.missing() > 0) {
             // Few rows of many leaves: by index.
-            self.set("SET LOCAL enable_nestloop = on").await?;
+            self.set(AS_USUAL).await?;
             let counts = self.counts(&beside).await?;
+            if self.is_bulk {
+                self.set(IN_BULK).await?;
+            }
             written.rows = counts.check(0, keep)?;
             (written.is_elsewhere, found) = (true, counts.accounted);
         }

@@ -21,6 +21,9 @@ const ROW_BY_ROW: &str = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_merg
 /// Keeps the planner from joining row by row where there is another way.
 pub const IN_BULK: &str = "SET LOCAL enable_nestloop = off";
 
+/// Leaves it the choice again.
+pub const AS_USUAL: &str = "SET LOCAL enable_nestloop = DEFAULT";
+
 /// In bulk no more than so many times is read of what must be read as a whole anyway: what the planner finds by an index is left to it.
 const FEW_TIMES: i64 = 2;
 
@@ -109,7 +112,11 @@ impl Plan {
         let mut reads = Reads::default();
         for explain in plans.map_err(statement)? {
             let plan = &explain[0]["Plan"];
-            reads.has_loop |= has_node(plan, "Nested Loop");
+            let mut loops = Vec::new();
+            collect_loops(plan, &mut loops);
+            for sides in loops {
+                reads.has_loop |= !self.has_small_side(client, sides).await?;
+            }
             for scan in self.read_whole(plan) {
                 let relation = relation(scan.node);
                 let side =
@@ -117,16 +124,32 @@ impl Plan {
                 if side.iter().any(|read| read.relation == relation) {
                     continue;
                 }
-                let sql = "select pg_catalog.pg_table_size(pg_catalog.to_regclass($1))";
-                let size = db::ask(client, sql, &[(&relation.to_string(), Type::TEXT)]).await;
-                let size =
-                    size.map_err(|e| PlanError::Statement("look up the join's source", e))?;
-                let size: Option<i64> = size.first().and_then(|row| row.get(0));
-                let size = size.unwrap_or(0);
+                let size = size(client, &relation).await?;
                 side.push(Read { relation, size, is_gathered: scan.is_gathered });
             }
         }
         Ok(reads)
+    }
+
+    /// Whether one side of a loop is gone through in next to no time. However it is joined then, little is read again and again.
+    async fn has_small_side(&self, client: &Client, sides: Vec<&Value>) -> Result<bool, PlanError> {
+        'sides: for side in sides {
+            let (mut leaves, mut read) = (Vec::new(), 0);
+            collect_leaves(side, &mut leaves);
+            for leaf in leaves {
+                let is_target = self.is_target_alias(word(leaf, "Alias"));
+                read += match word(leaf, "Node Type") {
+                    "Values Scan" | "Result" => 0,
+                    "Foreign Scan" => continue 'sides,
+                    _ if is_target || word(leaf, "Relation Name").is_empty() => continue 'sides,
+                    _ => size(client, &relation(leaf)).await?,
+                };
+            }
+            if read <= SMALL_A_ROW {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What is read beside the target without asking an index for what a row of another relation holds.
@@ -149,7 +172,7 @@ impl Plan {
 struct Reads {
     by_join: Vec<Read>,
     by_subqueries: Vec<Read>,
-    /// Whether anything is joined row by row.
+    /// Whether anything large is joined row by row.
     has_loop: bool,
 }
 
@@ -184,8 +207,28 @@ struct Scan<'v> {
     is_gathered: bool,
 }
 
-fn has_node(node: &Value, kind: &str) -> bool {
-    node["Node Type"] == kind || children(node).any(|child| has_node(child, kind))
+/// Bytes of a relation; none of what has no storage, such as a foreign table.
+async fn size(client: &Client, relation: &QualifiedName) -> Result<i64, PlanError> {
+    let sql = "select pg_catalog.pg_table_size(pg_catalog.to_regclass($1))";
+    let size = db::ask(client, sql, &[(&relation.to_string(), Type::TEXT)]).await;
+    let size = size.map_err(|e| PlanError::Statement("look up the join's source", e))?;
+    Ok(size.first().and_then(|row| row.get(0)).unwrap_or(0))
+}
+
+/// What each nested loop of a plan joins.
+fn collect_loops<'v>(node: &'v Value, loops: &mut Vec<Vec<&'v Value>>) {
+    if word(node, "Node Type") == "Nested Loop" {
+        loops.push(children(node).collect());
+    }
+    children(node).for_each(|child| collect_loops(child, loops));
+}
+
+/// The nodes that rows come from.
+fn collect_leaves<'v>(node: &'v Value, leaves: &mut Vec<&'v Value>) {
+    match children(node).next() {
+        None => leaves.push(node),
+        Some(_) => children(node).for_each(|child| collect_leaves(child, leaves)),
+    }
 }
 
 fn collect_aliases<'v>(node: &'v Value, aliases: &mut Vec<&'v str>) {

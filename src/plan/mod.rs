@@ -37,7 +37,7 @@ pub use capture::Keep;
 pub use checks::Refusal;
 use checks::{choose_key, identity_refusal, server_refusal, table_refusals};
 pub use forecast::Forecast;
-pub use join::IN_BULK;
+pub use join::{AS_USUAL, IN_BULK};
 use judge::{check_statement, has_few_values, judge_all, remaining, targets};
 pub use leaves::ByLeaf;
 pub use limiting::reads_nothing;

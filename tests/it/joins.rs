@@ -1,5 +1,6 @@
 //! How a spec's `from` and the subqueries of its expressions are read: once a statement, or by an index, and said beforehand when neither.
 
+use crate::physical::{move_back, scattered};
 use crate::support::{Db, Which};
 
 const ROWS: i64 = 2_000;
@@ -51,6 +52,52 @@ fn a_source_without_an_index_is_read_once_a_statement() {
         }
         db.backfill(&["reverse", "join", "--yes", "--conflicts=force"]).exits(0);
     }
+}
+
+/// A row that is the same for all is joined by no condition, so that nothing spares a loop over it.
+#[test]
+fn a_single_row_beside_the_source_costs_nothing() {
+    let db = table_and_source(Which::Found);
+    db.sql.run("create table settings (factor int not null); insert into settings values (2); analyze settings");
+    for (name, one) in [("table", "settings"), ("values", "(values (2)) as settings (factor)")] {
+        db.sql.run("update t set v = null");
+        let from = format!("from = \"src cross join {one}\"");
+        let spec =
+            JOINED.replace("from = \"src\"", &from).replace("src.w", "src.s * settings.factor");
+        db.spec(name, &spec);
+        let before = comparisons(&db);
+        db.backfill(&["run", name]).exits(0);
+        is_whole(&db);
+        let compared = comparisons(&db) - before;
+        assert!(compared > 0 && compared < ROWS * SOURCE / 10, "{name}: {compared} comparisons");
+    }
+}
+
+/// Rows that moved during a walk by place are listed by their keys; no chunk of them reads the table for it.
+#[test]
+fn keys_that_are_listed_are_looked_up_one_by_one() {
+    let db = Db::found();
+    scattered(&db, 20_000);
+    db.sql.run("create table src as select md5(id::text) as m, id::text as w from t; analyze src");
+    db.spec(
+        "fill",
+        "table = \"t\"\norder = \"physical\"\nfrom = \"src\"\n[[rule]]\nwhen = \"src.m = md5(t.id::text)\"\nfill = { v = \"src.w\" }\n\
+         [limits]\nchunk_rows_max = 200\n",
+    );
+    db.stop_half_way("fill", "pause").exits(4);
+    move_back(&db);
+    let looked_up = || {
+        let sql = "select idx_tup_fetch from pg_stat_user_tables where relname = 't'";
+        db.connect().number(sql)
+    };
+    let before = looked_up();
+    db.backfill(&["resume", "fill"]).exits(0).says("rows that the walk did not do are done by key");
+    assert_eq!(db.sql.number("select count(*) from t where v is distinct from id::text"), 0);
+    let listed =
+        db.sql.number("select sum(rows_done) from backfill.chunk where only_keys is not null");
+    let looked_up = looked_up() - before;
+    assert!(listed > 100, "{listed}");
+    assert!(looked_up < listed * 4, "{looked_up} rows were looked up for {listed}");
 }
 
 /// The rules of a `fill` have the join in common.
