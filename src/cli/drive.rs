@@ -130,7 +130,8 @@ pub(super) async fn drive(
             .last
             .chunk_rows
             .and_then(|rows| u32::try_from(rows).ok())
-            .filter(|rows| *rows > 0),
+            .filter(|rows| *rows > 0)
+            .or(plan.first_chunk_rows()),
         next_seq: run.next_seq,
         fully_cut: run.fully_cut,
         control_version: run.control_version,

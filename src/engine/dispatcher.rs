@@ -20,7 +20,7 @@ use super::sizer::Sizer;
 use super::stripes::Stripes;
 use super::vacuuming::Vacuums;
 use super::worker::{Attempt, Note, Settled};
-use super::{Outcome, Setback, Stop, Work, chunk_bounds, pool_size, worker};
+use super::{Outcome, Setback, Stop, Work, pool_size, worker};
 use crate::db::lock::RunLock;
 use crate::event::{Event, Listener};
 use crate::plan::Striping;
@@ -149,7 +149,7 @@ impl<'l> Dispatcher<'l> {
         work.database.resize(pool_size(limits.workers.value));
         let sweep_comes_first = work.sweep_comes_first;
         Dispatcher {
-            sizer: Sizer::of(&limits, start.chunk_rows, work.sql.joins_in_bulk),
+            sizer: Sizer::of(&limits, start.chunk_rows, work.reads_whole() > 0),
             stripes: Stripes::new(start.striping),
             vacuums: Vacuums::new(start.pressure.clone()),
             work: Arc::new(work),
@@ -253,7 +253,7 @@ impl<'l> Dispatcher<'l> {
                 self.pacing.tell(true);
                 self.in_flight
                     .insert(chunk.seq, InFlight { charge, token: None, is_written: false });
-                let bounds = (chunk_bounds(&self.pacing.limits), self.slice_rows());
+                let bounds = (self.work.bounds(&self.pacing.limits), self.slice_rows());
                 self.tasks.spawn(worker::work(
                     self.work.clone(),
                     chunk,

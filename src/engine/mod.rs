@@ -123,7 +123,30 @@ impl Work {
     fn address(&self, seq: i64) -> Address {
         Address { run_id: self.run_id, epoch: self.epoch, seq }
     }
+
+    /// Bytes of its source that each statement reads, however small the chunk.
+    fn reads_whole(&self) -> i64 {
+        let beside = self.walk.as_ref().and_then(|walk| walk.sql.joins_in_bulk);
+        self.sql.joins_in_bulk.or(beside).unwrap_or(0)
+    }
+
+    /// Time bounds of a chunk: a statement may take four times the chunk time, at least 2 s, and at least twice the lock wait, or waiting for
+    /// the application would be taken for a chunk too big. Past that the chunk is halved.
+    ///
+    /// Less would halve chunks for an ordinary checkpoint's stall; more would hold row locks longer than applications wait. What a statement
+    /// reads as a whole comes on top, for no half would read less.
+    fn bounds(&self, limits: &Limits) -> Bounds {
+        let waiting = limits.lock_timeout.value * 2;
+        let statement = (limits.chunk_time.value * 4).max(Duration::from_secs(2)).max(waiting);
+        let statement = statement + Duration::from_secs(self.reads_whole() as u64 / SOURCE_PER_S);
+        let is_durable = limits.durability.value == Durability::Commit;
+        Bounds { lock: limits.lock_timeout.value, statement, is_durable }
+    }
 }
+
+/// Bytes of a source that any server reads and hashes a second: a tenth of what one with two processors and a slow disk did, whose hash
+/// went through files.
+const SOURCE_PER_S: u64 = 25_000_000;
 
 /// How a runner's work ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -237,17 +260,6 @@ impl Setback {
             _ => Fault { class: Class::Connection, sqlstate: None, message: error.to_string() },
         })
     }
-}
-
-/// Time bounds of a chunk: a statement may take four times the chunk time, at least 2 s, and at least twice the lock wait, or waiting for
-/// the application would be taken for a chunk too big. Past that the chunk is halved.
-///
-/// Less would halve chunks for an ordinary checkpoint's stall; more would hold row locks longer than applications wait.
-pub fn chunk_bounds(limits: &Limits) -> Bounds {
-    let waiting = limits.lock_timeout.value * 2;
-    let statement = (limits.chunk_time.value * 4).max(Duration::from_secs(2)).max(waiting);
-    let is_durable = limits.durability.value == Durability::Commit;
-    Bounds { lock: limits.lock_timeout.value, statement, is_durable }
 }
 
 /// Connections a run may use: two for each worker, because a chunk that waits for its COMMIT lets the next one start, and one each for

@@ -44,11 +44,12 @@ struct FixedCost {
     ms: f64,
     rows_rows: f64,
     rows_ms: f64,
-    known: f64,
+    known: Option<f64>,
 }
 
 impl FixedCost {
-    fn observe(&mut self, rows: f64, ms: f64) {
+    /// Learns from a chunk what the fixed cost is. All of what it took, while chunks were of one size.
+    fn observe(&mut self, rows: f64, ms: f64) -> f64 {
         for (sum, new) in [
             (&mut self.n, 1.0),
             (&mut self.rows, rows),
@@ -62,8 +63,9 @@ impl FixedCost {
         let variance = self.rows_rows / self.n - mean_rows * mean_rows;
         if variance > (mean_rows * SPREAD).powi(2) {
             let slope = (self.rows_ms / self.n - mean_rows * mean_ms) / variance;
-            self.known = (mean_ms - slope.max(0.0) * mean_rows).max(0.0);
+            self.known = Some((mean_ms - slope.max(0.0) * mean_rows).max(0.0));
         }
+        self.known.unwrap_or(mean_ms)
     }
 }
 
@@ -125,11 +127,13 @@ impl Sizer {
 
     /// Learns from a settled chunk.
     pub fn observe(&mut self, keys: u32, rows: u32, took: Duration) {
-        let took_ms = took.as_secs_f64() * 1000.0;
+        let mut took_ms = took.as_secs_f64() * 1000.0;
         let mut target_ms = self.target.as_secs_f64() * 1000.0;
         if let Some(fixed) = &mut self.fixed {
-            fixed.observe(f64::from(rows), took_ms);
-            target_ms = target_ms.max(2.0 * fixed.known);
+            // Only what the rows cost grows with them.
+            let fixed_ms = fixed.observe(f64::from(rows), took_ms);
+            target_ms = target_ms.max(2.0 * fixed_ms) - fixed_ms;
+            took_ms = (took_ms - fixed_ms).max(0.0);
         }
         let keys = f64::from(keys.max(1));
         if rows == 0 {

@@ -44,7 +44,7 @@ pub(super) async fn write(
     if work.sql_at(&claim.place).keep.is_some() {
         bind.extend([(&seq as &(dyn ToSql + Sync), Type::INT8), (&claim.source_seq, Type::INT8)]);
     }
-    let is_bulk = work.sql_at(&claim.place).joins_in_bulk;
+    let is_bulk = work.sql_at(&claim.place).joins_in_bulk.is_some();
     let chunk = Writing { work, client, claim, width: params.len(), bind, bounds, is_bulk };
     // What was in a leaf that is gone is looked for by its key, all at once.
     let forms = match claim.place {

@@ -30,6 +30,12 @@ const FEW_TIMES: i64 = 2;
 /// A relation of this size is read as a whole in some milliseconds, once a chunk.
 const SMALL_ONCE: i64 = 1 << 20;
 
+/// While so much of a source is read and hashed, a row is written.
+const BYTES_A_ROW: i64 = 6_000;
+
+/// A run begins with as many rows in a chunk anyway.
+const FEW_ROWS: u32 = 500;
+
 /// A relation of this size, a thousand rows, is gone through in a tenth of a millisecond, once a row.
 const SMALL_A_ROW: i64 = 64 << 10;
 
@@ -84,19 +90,27 @@ impl Plan {
         if !is_bulk {
             return Ok(row_by_row);
         }
-        self.join_in_bulk();
+        self.join_in_bulk(once);
         Ok(in_bulk)
     }
 
-    fn join_in_bulk(&mut self) {
-        self.joins_in_bulk = true;
-        self.sql.joins_in_bulk = true;
+    fn join_in_bulk(&mut self, bytes: i64) {
+        self.joins_in_bulk = Some(bytes);
+        self.sql.joins_in_bulk = Some(bytes);
         if let Some(Ok(by_leaf)) = &mut self.leaves {
-            by_leaf.sql.joins_in_bulk = true;
+            by_leaf.sql.joins_in_bulk = Some(bytes);
         }
         if let Some(physical) = &mut self.physical {
-            (physical.walk.sql.joins_in_bulk, physical.sweep.joins_in_bulk) = (true, true);
+            (physical.walk.sql.joins_in_bulk, physical.sweep.joins_in_bulk) =
+                (Some(bytes), Some(bytes));
         }
+    }
+
+    /// Rows that the first chunk should have for what it reads as a whole anyway: a quarter of those that take as long as the reading. None
+    /// where that is little.
+    pub fn first_chunk_rows(&self) -> Option<u32> {
+        let rows = self.joins_in_bulk? / BYTES_A_ROW / 4;
+        u32::try_from(rows).ok().filter(|rows| *rows > FEW_ROWS)
     }
 
     /// What the first chunk reads as a whole under a setting.

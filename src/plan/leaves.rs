@@ -54,8 +54,8 @@ impl Trial<'_> {
     /// Has the rest of the transaction join as chunks do.
     pub(super) async fn choose_join(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
         match self.sql.joins_in_bulk {
-            true => client.batch_execute(IN_BULK).await,
-            false => Ok(()),
+            Some(_) => client.batch_execute(IN_BULK).await,
+            None => Ok(()),
         }
     }
 

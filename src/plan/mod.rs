@@ -132,8 +132,8 @@ pub struct Plan {
     pub has_few_values: bool,
     /// Whether it leaves alone from then on what it has written.
     limits_itself: bool,
-    /// Whether the source is joined once a statement, because no index serves to join it row by row.
-    pub joins_in_bulk: bool,
+    /// Whether the source is joined once a statement, because no index serves to join it row by row; and how many bytes that reads.
+    pub joins_in_bulk: Option<i64>,
     /// A run by place walks row versions that are older than this transaction and no others, so that it meets no row twice before the
     /// sweep; none where it may.
     pub walk_before: Option<i64>,
@@ -235,7 +235,7 @@ impl Plan {
             targets: targets.clone(),
             has_few_values: has_few_values(spec, &uses),
             limits_itself: false,
-            joins_in_bulk: false,
+            joins_in_bulk: None,
             walk_before: None,
             has_triggers: false,
             hot_blockers: Vec::new(),

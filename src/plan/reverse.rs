@@ -93,7 +93,7 @@ impl Plan {
             targets: targets.clone(),
             has_few_values: false,
             limits_itself: true,
-            joins_in_bulk: false,
+            joins_in_bulk: None,
             walk_before: None,
             has_triggers: false,
             hot_blockers: Vec::new(),
@@ -162,7 +162,7 @@ impl ChunkSql {
         (self.keep, self.ambiguous) = (Some(keep), None);
         // A chunk's rows are joined with as many before-images, of which the planner knows no number; a look anywhere is one by index for
         // each row.
-        self.joins_in_bulk = place != Rows::Anywhere;
+        self.joins_in_bulk = (place != Rows::Anywhere).then_some(0);
     }
 }
 

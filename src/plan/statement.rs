@@ -56,8 +56,9 @@ pub struct ChunkSql {
     pub update: ByRange,
     /// What runs when before-images are kept or given back.
     pub keep: Option<Keep>,
-    /// Whether every join is to be made once a statement, never row by row: begin with [`super::IN_BULK`].
-    pub joins_in_bulk: bool,
+    /// Set where every join is to be made once a statement, never row by row: begin with [`super::IN_BULK`]. How many bytes of its source
+    /// each statement then reads.
+    pub joins_in_bulk: Option<i64>,
     /// Refuses an ambiguous join: the key of a row that several source rows match. Parameters: the range.
     pub ambiguous: Option<ByRange>,
     /// Boundaries of the next whole chunks. Parameters: the range from the last cut to the ceiling, entries a chunk, how many
@@ -83,7 +84,7 @@ pub struct Builder<'a> {
     /// The leaf of the table that they are for, as SQL; none for the table itself.
     pub leaf: Option<String>,
     /// As [`ChunkSql::joins_in_bulk`].
-    pub joins_in_bulk: bool,
+    pub joins_in_bulk: Option<i64>,
     /// Whether ranges are of places in the heap instead of keys.
     pub is_walk: bool,
     /// Row versions of this transaction and of later ones are in no range of places.
@@ -104,7 +105,7 @@ impl<'a> Builder<'a> {
             key,
             targets,
             leaf: None,
-            joins_in_bulk: false,
+            joins_in_bulk: None,
             is_walk: false,
             older_than: None,
         }
