@@ -1,7 +1,7 @@
 //! Partitioned tables: gone through leaf by leaf where that is the same as going through the parent, and whatever becomes of a leaf
 //! meanwhile.
 
-use crate::support::{Db, wait_for};
+use crate::support::{Db, Which, wait_for};
 
 /// A table in five partitions of as many rows each, and one without any.
 fn table(db: &Db, each: u32, with: &str) {
@@ -23,7 +23,7 @@ const LEAVES: &str = "select leaves is not null from backfill.run order by run_i
 
 #[test]
 fn each_leaf_is_striped_counted_and_vacuumed_by_itself() {
-    let db = Db::found();
+    let db = Db::new(Which::Apart);
     table(&db, 24_000, "with (autovacuum_enabled = off)");
     db.spec("set", &format!("order = \"striped\"\nstripes = 13\n{SET}"));
     let plan = db.backfill(&["plan", "set"]).exits(0);
@@ -452,7 +452,7 @@ fn behind_ddl(ddl: &str) -> (Db, i64) {
     db.sql.wait_for(
         "a chunk waits",
         "select count(*) > 0 from pg_stat_activity
-          where datname = current_database() and wait_event_type = 'Lock' and query like '%UPDATE%t\\_%'",
+          where datname = current_database() and wait_event_type = 'Lock' and query like 'WITH backfill%'",
     );
     other.run("commit");
     run.wait().exits(0);

@@ -1,6 +1,6 @@
 //! What a run leaves of the table's storage: HOT updates by stripes, vacuums on the way, and what is said about them.
 
-use crate::support::{Db, Sql, Started, wait_for};
+use crate::support::{Db, Sql, Started, Which, wait_for};
 
 /// A packed table of rows of about 200 bytes, with an index that a run does not write.
 fn table(sql: &Sql, rows: u32) {
@@ -20,7 +20,7 @@ fn sizes(sql: &Sql) -> (i64, i64) {
 
 #[test]
 fn stripes_are_chosen_where_they_pay_and_leave_the_heap_small() {
-    let db = Db::found();
+    let db = Db::new(Which::Apart);
     table(&db.sql, 120_000);
     let (heap, _) = sizes(&db.sql);
     db.spec("set", &format!("table = \"t\"\n{SET}"));

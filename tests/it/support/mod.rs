@@ -37,6 +37,7 @@ fn start(major: Option<u32>) -> Server {
 static FOUND: LazyLock<Server> = LazyLock::new(|| start(None));
 static OLDEST: LazyLock<Server> = LazyLock::new(|| start(Some(13)));
 static NEWEST: LazyLock<Server> = LazyLock::new(|| start(Some(18)));
+static APART: LazyLock<Server> = LazyLock::new(|| start(None));
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 /// A standby, `r1`, that follows a server, which is restarted for it.
@@ -75,6 +76,9 @@ pub enum Which {
     Oldest,
     /// PostgreSQL 18.
     Newest,
+    /// The one found, where nobody else writes for long: a transaction that writes in any database of a server keeps the dead rows of all
+    /// others while it lasts.
+    Apart,
 }
 
 impl Which {
@@ -83,6 +87,7 @@ impl Which {
             Which::Found => &FOUND,
             Which::Oldest => &OLDEST,
             Which::Newest => &NEWEST,
+            Which::Apart => &APART,
         }
     }
 }
