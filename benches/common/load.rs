@@ -56,9 +56,10 @@ pub fn fill(bench: &Bench, pgbench: &Path, scale: u64) {
     run(bench, pgbench, &["-i", "-q", "-s", &scale.to_string()]).wait().expect("pgbench -i");
 }
 
+/// By a signal that a background job of a shell does not ignore.
 pub fn interrupt(pid: u32) {
     let pid = nix::unistd::Pid::from_raw(pid as i32);
-    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT);
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
 }
 
 pub fn percentile(latencies: &[f64], part: f64) -> f64 {

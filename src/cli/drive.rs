@@ -153,6 +153,7 @@ pub(super) async fn drive(
     let (table, table_ceiling) =
         (TableRef { oid: plan.table.oid, name: plan.table.name.clone() }, plan.ceiling.clone());
     let counts_hot = (plan.table.kind == "r" || run.leaves.is_some()) && plan.server.counts;
+    let lists_by_index = plan.key.lists_by_index();
     let (sql, walk) = plan.into_chunk_sql();
     let work = Work {
         database: ctx.database.clone(),
@@ -170,6 +171,7 @@ pub(super) async fn drive(
         counts_hot,
         sql: Arc::new(sql),
         walk: walk.map(Arc::new),
+        lists_by_index,
         sweep_comes_first: run.is_reverse() && run.walk_before.is_some(),
         has_quarantine: quarantined > 0,
         caution: Arc::default(),

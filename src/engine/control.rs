@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::Stop;
 use super::dispatcher::{Dispatcher, Ending};
+use super::pacing::OnServer;
 use super::worker::Note;
 use crate::db::lock::{self, Attempt};
 use crate::event::Event;
@@ -110,8 +111,7 @@ impl Dispatcher<'_> {
         self.read_control().await;
         self.turn();
         let is_held = matches!(self.ask_throttle(), Verdict::Hold(_));
-        let is_at_work = !self.in_flight.is_empty() || self.vacuums.is_at_work();
-        self.pacing.tell(is_at_work || !is_held);
+        self.pacing.tell(self.on_server().is_any);
         self.watch_vacuum(is_held).await;
         self.vacuum_if_due();
         self.cancel_look();
@@ -127,9 +127,15 @@ impl Dispatcher<'_> {
         }
     }
 
+    fn on_server(&self) -> OnServer {
+        let is_vacuuming = self.vacuums.is_at_work();
+        let is_any = is_vacuuming || !self.in_flight.is_empty() || !self.cuts.is_empty();
+        OnServer { is_any, is_vacuuming }
+    }
+
     /// Lets the pace follow the clock, the signals and what was tuned.
     fn turn(&mut self) {
-        let turned = self.pacing.tick();
+        let turned = self.pacing.tick(self.on_server());
         let limits = self.pacing.limits;
         if turned.limits {
             self.sizer.set_target(limits.chunk_time.value);

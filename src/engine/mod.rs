@@ -53,6 +53,8 @@ pub struct Work {
     pub sql: Arc<ChunkSql>,
     /// What is sent to the leaves that are walked by place.
     pub walk: Option<Arc<Walk>>,
+    /// Whether keys that a sweep lists are found without a join.
+    pub lists_by_index: bool,
     /// Whether what was swept behind a walk must be given back before what was walked.
     pub sweep_comes_first: bool,
     /// What every transaction pins.
@@ -138,13 +140,14 @@ impl Work {
     fn bounds(&self, limits: &Limits) -> Bounds {
         let waiting = limits.lock_timeout.value * 2;
         let statement = (limits.chunk_time.value * 4).max(Duration::from_secs(2)).max(waiting);
-        let statement = statement + Duration::from_secs(self.reads_whole() as u64 / SOURCE_PER_S);
+        let reading = self.reads_whole() as u64 * u64::from(limits.workers.value) / SOURCE_PER_S;
+        let statement = statement + Duration::from_secs(reading);
         let is_durable = limits.durability.value == Durability::Commit;
         Bounds { lock: limits.lock_timeout.value, statement, is_durable }
     }
 }
 
-/// Bytes of a source that any server reads and hashes a second: a tenth of what one with two processors and a slow disk did, whose hash
+/// Bytes of a source that any server reads and hashes a second, for all workers: a tenth of what one with two processors and a slow disk did, whose hash
 /// went through files.
 const SOURCE_PER_S: u64 = 25_000_000;
 

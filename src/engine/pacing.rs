@@ -15,7 +15,7 @@ use crate::calendar::Calendar;
 use crate::settings::Limits;
 use crate::signal::{self, Kind};
 use crate::state::Tuned;
-use crate::throttle::health::Health;
+use crate::throttle::health::{Health, Here};
 use crate::throttle::limit::Limit;
 use crate::throttle::pacer::Pacer;
 use crate::throttle::sampler::Looks;
@@ -74,6 +74,15 @@ pub(super) struct Pacing {
     halved_at: Option<Instant>,
     /// When a session was last seen waiting.
     blocked_at: Option<Instant>,
+    /// Whether another run is at work on the server.
+    has_company: bool,
+}
+
+/// What a run has at work on the server.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct OnServer {
+    pub(super) is_any: bool,
+    pub(super) is_vacuuming: bool,
 }
 
 /// What a tick changed.
@@ -104,9 +113,10 @@ impl Pacing {
             halvings: 0,
             halved_at: None,
             blocked_at: None,
+            has_company: false,
             pace,
         };
-        pacing.tick();
+        pacing.tick(OnServer::default());
         pacing
     }
 
@@ -115,8 +125,8 @@ impl Pacing {
         self.pace.tuned = tuned;
     }
 
-    /// Looks at the clock and at the newest sample. Once a second.
-    pub(super) fn tick(&mut self) -> Turned {
+    /// Looks at the clock and at the newest sample. Once a second. `work` is what the run has on the server.
+    pub(super) fn tick(&mut self, work: OnServer) -> Turned {
         let at = Timestamp::now();
         let (before, window) = (self.limits, self.limit.window().cloned());
         self.limit.limits = tuned_limits(&self.pace.base, &self.pace.tuned, at);
@@ -126,6 +136,7 @@ impl Pacing {
         let look = is_new.then(|| looks.borrow_and_update().clone()).flatten();
         if let Some(look) = &look {
             self.limit.share = look.runs;
+            self.has_company = look.others_at_work;
         }
         self.limit.look(at);
         let kept = self.pace.tuned.ignore.iter().filter(|(_, until)| **until > at);
@@ -134,6 +145,9 @@ impl Pacing {
         let allowed = ruling.budget.as_rows(self.wal.per_row());
         let sample = look.as_ref().map(|look| &look.sample);
         let speed = self.speed();
+        let is_open = !self.limit.verdicts().iter().any(|v| matches!(v, Verdict::Hold(_)));
+        let may_rest = is_open && !work.is_vacuuming && !self.has_company;
+        self.health.see(Here { is_at_work: work.is_any, may_rest });
         self.health.tick(self.begun.elapsed(), sample, speed, allowed);
         self.limits = self.gentle(self.limit.in_force(at));
         let workers = &mut self.limits.workers.value;
@@ -174,12 +188,18 @@ impl Pacing {
         self.settled.iter().map(|(_, rows)| rows).sum::<f64>() / over.as_secs_f64()
     }
 
-    /// Tells who listens to the server whether anything of the run is at work there.
+    /// Tells who listens to the server whether anything of the run is at work there. Behind a hold for a server in trouble the run's own
+    /// work is still felt for a while, as that of another run is.
     pub(super) fn tell(&self, is_at_work: bool) {
-        let now = match is_at_work {
-            true => AtWork::Us,
-            false if self.limit.share > 1 => AtWork::Others,
-            false => AtWork::Nobody,
+        let is_calm = |by: &str| {
+            let calm = [Kind::Latency, Kind::FlagFile, Kind::Http];
+            by.starts_with("window") || calm.iter().any(|kind| kind.name() == by)
+        };
+        let now = match &self.verdict {
+            Verdict::Hold(_) if is_at_work => AtWork::Us,
+            Verdict::Hold(cause) if is_calm(&cause.by) && !self.has_company => AtWork::Nobody,
+            Verdict::Hold(_) => AtWork::Others,
+            _ => AtWork::Us,
         };
         self.pace.looks.at_work.send_if_modified(|was| std::mem::replace(was, now) != now);
     }

@@ -65,7 +65,11 @@ impl FixedCost {
             let slope = (self.rows_ms / self.n - mean_rows * mean_ms) / variance;
             self.known = Some((mean_ms - slope.max(0.0) * mean_rows).max(0.0));
         }
-        self.known.unwrap_or(mean_ms)
+        self.ms()
+    }
+
+    fn ms(&self) -> f64 {
+        self.known.unwrap_or(self.ms / self.n.max(1.0))
     }
 }
 
@@ -103,12 +107,21 @@ impl Sizer {
     /// goes into that, even where this takes longer.
     pub fn of(limits: &Limits, known: Option<u32>, has_fixed_cost: bool) -> Sizer {
         let sizer = Sizer::new(limits.chunk_time.value, limits.chunk_rows_max.value, known);
-        Sizer { fixed: has_fixed_cost.then(FixedCost::default), ..sizer }
+        // Sizes that differ tell the fixed cost, so that the first one must leave room.
+        let size =
+            if has_fixed_cost { sizer.size.min(sizer.max / 2.0).max(1.0) } else { sizer.size };
+        Sizer { size, fixed: has_fixed_cost.then(FixedCost::default), ..sizer }
     }
 
     /// Entries for the next chunk; at least one.
     pub fn size(&self) -> u32 {
         self.size as u32
+    }
+
+    /// What a chunk costs however small it is, as far as that is known; zero where it is next to nothing.
+    pub fn fixed_cost(&self) -> Duration {
+        let ms = self.fixed.as_ref().map_or(0.0, FixedCost::ms);
+        Duration::from_secs_f64(ms / 1000.0)
     }
 
     /// Rows written for an entry scanned, on average.
@@ -153,7 +166,10 @@ impl Sizer {
         // A chunk far over its time is believed at once, whatever the average says.
         let wanted =
             if took_ms > 2.0 * target_ms { wanted.min(keys * target_ms / took_ms) } else { wanted };
-        self.set(wanted.min(self.size * GROWTH));
+        // Slices may be smaller than this asks for, and say nothing of what larger ones cost then.
+        let is_unsure = self.fixed.as_ref().is_some_and(|fixed| fixed.known.is_none());
+        let from = if is_unsure { self.size.min(keys) } else { self.size };
+        self.set(wanted.min(from * GROWTH));
     }
 
     /// Learns what the before-images of a settled chunk weighed; the heaviest since counts, and is forgotten slowly.
@@ -240,6 +256,16 @@ mod tests {
         };
         assert!((350.0..550.0).contains(&settled(10.0)), "{}", settled(10.0));
         assert!((1_000.0..3_000.0).contains(&settled(1_500.0)), "{}", settled(1_500.0));
+    }
+
+    #[test]
+    fn what_a_rate_allows_says_nothing_of_larger_chunks() {
+        let mut sizer = Sizer::new(TARGET, 50_000, None);
+        sizer.fixed = Some(FixedCost::default());
+        for _ in 0..50 {
+            sizer.observe(200, 200, Duration::from_secs(1));
+        }
+        assert_eq!((sizer.size(), sizer.fixed_cost()), (300, Duration::from_secs(1)));
     }
 
     #[test]

@@ -16,6 +16,10 @@ const READY_PER_WORKER: usize = 2;
 /// Under a rate limit, the share of a second's rows that one chunk may span: the load stays even and a stop takes hold quickly.
 const RATE_SHARE: f64 = 0.25;
 
+/// But at least so many times what a chunk costs however small it is: its rows are paid for before it begins, and nothing is saved up for
+/// the next one meanwhile. So a rate is kept to a ninth.
+const FIXED_TIMES: f64 = 8.0;
+
 /// When to ask again for what the walk has left, where nothing else says.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -131,7 +135,8 @@ impl Dispatcher<'_> {
 
     /// Key entries that a slice should have now.
     pub(super) fn slice_rows(&self) -> u32 {
-        f64::from(self.sizer.size()).min(self.pacing.rows_within(RATE_SHARE)) as u32
+        let share = RATE_SHARE.max(self.sizer.fixed_cost().as_secs_f64() * FIXED_TIMES);
+        f64::from(self.sizer.size()).min(self.pacing.rows_within(share)) as u32
     }
 
     /// Cuts beside the workers: a window of stripes takes as long as several chunks.

@@ -44,7 +44,9 @@ pub(super) async fn write(
     if work.sql_at(&claim.place).keep.is_some() {
         bind.extend([(&seq as &(dyn ToSql + Sync), Type::INT8), (&claim.source_seq, Type::INT8)]);
     }
-    let is_bulk = work.sql_at(&claim.place).joins_in_bulk.is_some();
+    // Without an index that lists them, keys are joined with the table one by one, and so is the source with them.
+    let is_one_by_one = claim.range.only.is_some() && !work.lists_by_index;
+    let is_bulk = work.sql_at(&claim.place).joins_in_bulk.is_some() && !is_one_by_one;
     let chunk = Writing { work, client, claim, width: params.len(), bind, bounds, is_bulk };
     // What was in a leaf that is gone is looked for by its key, all at once.
     let forms = match claim.place {
@@ -101,7 +103,10 @@ impl Writing<'_> {
         let Some(write) = here(&keep.write) else {
             let gone = keep.elsewhere.as_ref().and_then(|elsewhere| here(&elsewhere.gone));
             let Some(gone) = gone else { return Ok(Written::passed_over()) };
+            // Few rows of many leaves: by index.
+            self.set(AS_USUAL).await?;
             let back = self.counts(&gone).await?;
+            self.back_in_bulk().await?;
             return match back.written + back.conflicted {
                 0 => Ok(Written::passed_over()),
                 _ => {
@@ -118,9 +123,7 @@ impl Writing<'_> {
             // Few rows of many leaves: by index.
             self.set(AS_USUAL).await?;
             let counts = self.counts(&beside).await?;
-            if self.is_bulk {
-                self.set(IN_BULK).await?;
-            }
+            self.back_in_bulk().await?;
             written.rows = counts.check(0, keep)?;
             (written.is_elsewhere, found) = (true, counts.accounted);
         }
@@ -174,6 +177,13 @@ impl Writing<'_> {
         let started = Instant::now();
         let rows = db::ask_as_is(self.client, sql, bind).await;
         rows.map_err(|error| self.fault(&error, started))
+    }
+
+    async fn back_in_bulk(&self) -> Result<(), Setback> {
+        match self.is_bulk {
+            true => self.set(IN_BULK).await,
+            false => Ok(()),
+        }
     }
 
     async fn set(&self, sql: &str) -> Result<(), Setback> {

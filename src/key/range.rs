@@ -322,19 +322,25 @@ impl Key {
         };
         let are_listed =
             format!("({}) IN ({})", self.columns_sql(table), listed(&values.join(", ")));
-        // The first column's index finds an array of values without any join, however the planner is to join. An array of arrays would be
-        // taken for all of their elements.
-        let column = &self.columns[0];
-        let may_be_array = match &column.spread {
-            Some(Spread::Hash(function)) => function.contains("hash_array"),
-            Some(Spread::Remainder) => false,
-            Some(Spread::Item) | None => true,
-        };
-        if may_be_array {
-            return are_listed;
+        match self.lists_by_index() {
+            true => {
+                let column = &self.columns[0].name;
+                format!("{table}.{column} = ANY (ARRAY({})) AND {are_listed}", listed(&values[0]))
+            }
+            false => are_listed,
         }
-        let by_index = format!("{table}.{} = ANY (ARRAY({}))", column.name, listed(&values[0]));
-        format!("{by_index} AND {are_listed}")
+    }
+
+    /// Whether listed keys are found in the index without any join, however the planner is to join: by an array of them. An array of arrays
+    /// would be taken for all of their elements.
+    pub fn lists_by_index(&self) -> bool {
+        match self.columns.as_slice() {
+            [KeyColumn { spread: Some(Spread::Hash(function)), .. }] => {
+                !function.contains("hash_array")
+            }
+            [KeyColumn { spread: Some(Spread::Remainder), .. }] => true,
+            _ => false,
+        }
     }
 
     /// Each column's hash is the seed of the next one's, as far as there are hashes. Without its sign, because a remainder keeps that.

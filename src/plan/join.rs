@@ -145,9 +145,14 @@ impl Plan {
         Ok(reads)
     }
 
-    /// Whether one side of a loop is gone through in next to no time. However it is joined then, little is read again and again.
+    /// Whether little is read again and again by a loop: it goes through few pages for each row of the other side, or once through the other
+    /// side for a single row.
     async fn has_small_side(&self, client: &Client, sides: Vec<&Value>) -> Result<bool, PlanError> {
         'sides: for side in sides {
+            let is_inner = word(side, "Parent Relationship") == "Inner";
+            if !is_inner && side["Plan Rows"].as_f64().is_none_or(|rows| rows > 1.0) {
+                continue;
+            }
             let (mut leaves, mut read) = (Vec::new(), 0);
             collect_leaves(side, &mut leaves);
             for leaf in leaves {

@@ -29,6 +29,8 @@ const AFTER_HOT: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug)]
 pub struct Grader {
     thresholds: Thresholds,
+    /// Out of a hold only below this grade.
+    let_go_below: Grade,
     grade: Grade,
     better_since: Option<Duration>,
 }
@@ -36,7 +38,13 @@ pub struct Grader {
 impl Grader {
     /// Starts at [`Grade::Proceed`].
     pub fn new(thresholds: Thresholds) -> Grader {
-        Grader { thresholds, grade: Grade::Proceed, better_since: None }
+        let let_go_below = Grade::Warm;
+        Grader { thresholds, let_go_below, grade: Grade::Proceed, better_since: None }
+    }
+
+    /// Leaves a hold for the rate to be cut, where what is warm is within what chance makes of it.
+    pub fn lets_go_when_warm(self) -> Grader {
+        Grader { let_go_below: Grade::Hot, ..self }
     }
 
     /// The grade at time `now` with this value; never below `floor`, which a signal states outright.
@@ -48,8 +56,7 @@ impl Grader {
             return raw;
         }
         let is_well = match self.grade {
-            // Out of a hold only when it is not even warm.
-            Grade::Hold => self.raw(value, WELL_BELOW) == Grade::Proceed && floor == Grade::Proceed,
+            Grade::Hold => self.raw(value, WELL_BELOW).max(floor) < self.let_go_below,
             grade => self.raw(value, WELL_BELOW).max(floor) < grade,
         };
         if !is_well {
@@ -65,9 +72,9 @@ impl Grader {
         self.grade
     }
 
-    /// Whether it holds, as last graded.
-    pub fn is_holding(&self) -> bool {
-        self.grade == Grade::Hold
+    /// As last graded.
+    pub fn last(&self) -> Grade {
+        self.grade
     }
 
     fn raw(&self, value: f64, part: f64) -> Grade {

@@ -12,7 +12,7 @@ use super::law::{FLOOR, Law, START};
 use super::rest::Rest;
 use super::{Cause, Throttle, Verdict};
 use crate::budget::Budget;
-use crate::signal::{Kind, Settings};
+use crate::signal::{Kind, Settings, Thresholds};
 
 /// What a signal measured.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,9 +70,11 @@ pub struct Health {
     /// Signals passed over.
     exempt: Vec<Kind>,
     law: Law,
-    /// The signal that the law last cut the rate for.
+    /// The signals that the law last cut the rate for, and that last held the run.
     cut_by: Option<Kind>,
+    held_by: Option<Kind>,
     rest: Rest,
+    here: Here,
     /// The speed that the run reaches when nothing holds it: follows upwards quickly and downwards slowly, because a stretch with
     /// little to write says nothing about the next.
     good: f64,
@@ -91,7 +93,11 @@ pub struct Health {
 impl Health {
     /// Starts well.
     pub fn new(settings: Settings) -> Health {
-        let graders = settings.signals.iter().map(|(kind, t)| (*kind, Grader::new(*t))).collect();
+        let grader = |kind: Kind, thresholds: Thresholds| match kind {
+            Kind::Latency => Grader::new(thresholds).lets_go_when_warm(),
+            _ => Grader::new(thresholds),
+        };
+        let graders = settings.signals.iter().map(|(kind, t)| (*kind, grader(*kind, *t))).collect();
         let law = beginning(settings.has(Kind::Latency));
         Health {
             settings,
@@ -100,7 +106,9 @@ impl Health {
             exempt: Vec::new(),
             law,
             cut_by: None,
+            held_by: None,
             rest: Rest::default(),
+            here: Here { is_at_work: false, may_rest: true },
             good: 0.0,
             flat: None,
             commits: Commits::default(),
@@ -116,12 +124,26 @@ impl Health {
     /// Passes over these signals from here on, and over no others. What a signal took from the rate is given back with it.
     pub fn exempt(&mut self, kinds: Vec<Kind>) {
         let is_new = |kind: Kind| kinds.contains(&kind) && !self.exempt.contains(&kind);
-        let is_cut = self.cut_by.is_some_and(is_new);
-        if is_cut || self.listens(&kinds) != self.listens(&self.exempt) {
+        if self.listens(&kinds) != self.listens(&self.exempt) {
             self.law = beginning(self.listens(&kinds));
             self.cut_by = None;
+            self.rest.end();
+        } else if self.cut_by.is_some_and(is_new) {
+            match self.listens(&kinds) {
+                true => self.law.feel_again(),
+                false => self.law = Law::default(),
+            }
+            self.cut_by = None;
+        }
+        if self.held_by.is_some_and(is_new) {
+            (self.held_by, self.is_held) = (None, false);
         }
         self.exempt = kinds;
+    }
+
+    /// Learns what goes on beside the signals.
+    pub fn see(&mut self, here: Here) {
+        self.here = here;
     }
 
     /// Whether the run goes by what a small transaction takes.
@@ -153,17 +175,23 @@ impl Health {
                 |kind: &(Kind, _)| (kind.0, Measure::Unknown("it is not being read".to_owned()));
             self.sample.measures = self.settings.signals.iter().map(unread).collect();
         }
-        if self.rest.is_over(now) {
+        if self.here.is_at_work {
+            self.rest.put_off(now);
+        }
+        // What another signal, or a hold, has slowed down is not hurried because of a rest.
+        let is_own = self.cut_by.is_none_or(|kind| kind == Kind::Latency) && !self.is_held;
+        if self.rest.is_over(now) && is_own {
             self.law.feel_again();
         }
         let found = self.look(now);
         if let Some(held) = found.worst.filter(|worst| worst.grade == Grade::Hold) {
+            self.held_by = Some(held.kind);
             // What an operator put in the way is out of the way when it is gone; a server that was in trouble is tried gently.
             self.is_held |= !matches!(held.kind, Kind::FlagFile | Kind::Http);
             self.verdict = Verdict::Hold(self.cause(&held, |t| t.hold, "holds at"));
             return;
         }
-        if let Some(left) = self.rest.left(now).filter(|_| self.listens(&self.exempt)) {
+        if let Some(left) = self.rest.left(now) {
             let reason = format!(
                 "the run rests for {} s, to learn what a small transaction takes without it",
                 left.as_secs()
@@ -218,14 +246,16 @@ impl Health {
             Measure::Unknown(why) => {
                 let since = *self.unknown_since.entry(kind).or_insert(now);
                 let is_over = now.saturating_sub(since) >= self.settings.unknown_after;
-                // What held the run is not known to be over.
-                let holds = match is_over {
-                    true => !self.settings.ignores_unknown,
-                    false => grader.is_holding(),
+                // What held the run, or slowed it down, is not known to be over.
+                let grade = match is_over {
+                    true if self.settings.ignores_unknown => Grade::Proceed,
+                    true => Grade::Hold,
+                    false => grader.last(),
                 };
                 let words = format!("unknown for {} s: {why}", (now - since).as_secs());
-                let grade = Grade::Hold;
-                holds.then_some(Finding { kind, grade, severity: 0.0, words, is_by_value: false })
+                let severity = if grade >= Grade::Warm { 0.5 } else { 0.0 };
+                let found = Finding { kind, grade, severity, words, is_by_value: false };
+                (grade > Grade::Proceed).then_some(found)
             }
         }
     }
@@ -245,6 +275,7 @@ impl Health {
                 self.law.reopen(now, self.good);
             }
         } else {
+            self.held_by = None;
             self.looks += 1;
             let weight = if used > self.good { 0.3 } else { 0.02 };
             self.good += weight * (used - self.good);
@@ -253,7 +284,10 @@ impl Health {
                 self.cut_by = Some(worst.kind);
             }
         }
-        if self.listens(&self.exempt) {
+        if self.law.rate().is_none() {
+            self.cut_by = None;
+        }
+        if self.listens(&self.exempt) && self.here.may_rest {
             let is_slow = self.law.rate().is_some_and(|rate| rate <= START);
             let is_felt =
                 |worst: &Finding| worst.kind == Kind::Latency && worst.grade >= Grade::Warm;
@@ -293,7 +327,7 @@ impl Health {
     fn cause(
         &self,
         found: &Finding,
-        pick: impl Fn(crate::signal::Thresholds) -> Option<f64>,
+        pick: impl Fn(Thresholds) -> Option<f64>,
         words: &str,
     ) -> Cause {
         let Finding { kind, words: reason, .. } = found;
@@ -301,6 +335,15 @@ impl Health {
         let at = at.map(|at| format!(" ({words} {})", kind.show(at))).unwrap_or_default();
         Cause::new(kind.name(), format!("{reason}{at}"))
     }
+}
+
+/// What goes on beside the signals.
+#[derive(Clone, Copy, Debug)]
+pub struct Here {
+    /// Whether anything of the run is at work on the server.
+    pub is_at_work: bool,
+    /// Whether a rest may begin: it would break a vacuum off, and is in vain while another run is at work.
+    pub may_rest: bool,
 }
 
 /// What a signal comes to.

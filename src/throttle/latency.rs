@@ -70,7 +70,10 @@ impl Latency {
         connection: &mut Option<Object>,
         at_work: &mut watch::Receiver<AtWork>,
     ) -> Result<(), String> {
+        // A connection that does not come is felt too.
         if connection.as_ref().is_none_or(|held| held.is_closed()) {
+            let begun = self.since.elapsed();
+            self.with(|times| times.under_way = Some(begun));
             *connection = Some(database.get().await.map_err(|error| error.to_string())?);
         }
         let Some(client) = connection.as_ref() else { return Ok(()) };

@@ -65,9 +65,11 @@ impl Law {
         Law { rate: Some(START), free: f64::INFINITY, is_feeling: true, ..Law::default() }
     }
 
-    /// Begins again to feel its way, from where it is.
+    /// Begins again to feel its way, from where it is; nothing changes where nothing is limited.
     pub fn feel_again(&mut self) {
-        (self.is_feeling, self.bad, self.free) = (true, None, f64::INFINITY);
+        if self.rate.is_some() {
+            (self.is_feeling, self.bad, self.free) = (true, None, f64::INFINITY);
+        }
     }
 
     /// Whether it is still raised until something answers.
@@ -128,7 +130,8 @@ impl Law {
             self.free = able.max(FLOOR);
         }
         // What the run is able to shows only when nothing limits it.
-        let able = if self.is_feeling { f64::INFINITY } else { able.max(FLOOR) };
+        let is_unknown = self.is_feeling && self.rate.is_some();
+        let able = if is_unknown { f64::INFINITY } else { able.max(FLOOR) };
         let from = self.rate.unwrap_or(f64::INFINITY).min(able);
         self.is_feeling = false;
         self.bad = Some((from, now));

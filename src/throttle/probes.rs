@@ -285,13 +285,19 @@ pub(super) async fn checkpoints(client: &Client, memory: &mut Memory) -> Result<
 }
 
 /// Runs at work on this server, by their locks; at least this one.
-pub(super) async fn runs(client: &Client, subject: &Subject) -> Result<u32, Error> {
-    let sql = "select count(distinct (database, objid)) from pg_catalog.pg_locks
-                where locktype = 'advisory' and granted and objsubid = 2 and mode = 'ExclusiveLock'
-                  and classid::bigint = ($1::bigint & 4294967295)";
+pub(super) async fn runs(client: &Client, subject: &Subject) -> Result<(u32, bool), Error> {
+    let sql = "select count(distinct (database, objid)) filter (where mode = 'ExclusiveLock' and classid::bigint = ($1::bigint & 4294967295)),
+                      count(*) filter (where classid::bigint = ($2::bigint & 4294967295) and (objid::bigint <> $3::bigint
+                        or database <> (select oid from pg_catalog.pg_database where datname = current_database()))) > 0
+                 from pg_catalog.pg_locks
+                where locktype = 'advisory' and granted and objsubid = 2";
     let class = i64::from(subject.run_lock.class);
-    let rows = ask(client, sql, &[(&class, Type::INT8)]).await?;
-    Ok(rows.first().map_or(1, |row| row.get::<_, i64>(0).max(1) as u32))
+    let (chunks, ours) = lock(subject);
+    let params: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&class, Type::INT8), (&chunks, Type::INT8), (&ours, Type::INT8)];
+    let rows = ask(client, sql, &params).await?;
+    let Some(row) = rows.first() else { return Ok((1, false)) };
+    Ok((row.get::<_, i64>(0).max(1) as u32, row.get(1)))
 }
 
 /// The operator's own number.

@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
-/// How long a rest lasts: a chunk's end, and a hundred transactions of which each takes up to half a tenth of a second.
+/// How long a rest lasts once nothing of the run is at work: a hundred transactions of which each takes up to a tenth of a second. And in
+/// all, for a run whose chunks do not end.
 const REST: Duration = Duration::from_secs(12);
+const REST_MAX: Duration = Duration::from_secs(60);
 
 /// Between two rests, for what changes over a day: less than a percent of the time.
 const EVERY: Duration = Duration::from_secs(1_800);
@@ -31,6 +33,17 @@ impl Rest {
         }
     }
 
+    /// Learns that the run is still at work: the rest has not begun yet.
+    pub(super) fn put_off(&mut self, now: Duration) {
+        let most = self.since + REST_MAX;
+        self.ends = self.ends.map(|ends| ends.max((now + REST).min(most)));
+    }
+
+    /// Ends it, if there is one.
+    pub(super) fn end(&mut self) {
+        self.ends = None;
+    }
+
     /// How long the rest goes on; none where there is none.
     pub(super) fn left(&self, now: Duration) -> Option<Duration> {
         self.ends.map(|ends| ends.saturating_sub(now)).filter(|left| !left.is_zero())
@@ -39,5 +52,35 @@ impl Rest {
     /// Whether one has just ended; told once.
     pub(super) fn is_over(&mut self, now: Duration) -> bool {
         self.ends.take_if(|ends| *ends <= now).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn a_rest_is_counted_from_when_nothing_is_at_work() {
+        let mut rest = Rest::default();
+        rest.look(seconds(119), true);
+        rest.look(seconds(1_799), false);
+        assert_eq!(rest.left(seconds(1_799)), None);
+        rest.look(seconds(1_800), false);
+        rest.put_off(seconds(1_810));
+        assert_eq!(rest.left(seconds(1_811)), Some(seconds(11)));
+        assert!(!rest.is_over(seconds(1_821)) && rest.is_over(seconds(1_822)));
+        assert!(!rest.is_over(seconds(1_823)));
+        // A chunk that does not end is not waited for without end.
+        rest.look(seconds(1_920), true);
+        for second in 1_920..1_980 {
+            rest.put_off(seconds(second));
+        }
+        assert_eq!(rest.left(seconds(1_979)), Some(seconds(1)));
+        rest.end();
+        assert_eq!(rest.left(seconds(1_979)), None);
     }
 }

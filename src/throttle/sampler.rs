@@ -41,8 +41,10 @@ pub struct Subject {
 pub struct Look {
     /// The signals.
     pub sample: Sample,
-    /// Runs at work on this server.
+    /// Runs on this server, whether they are at work or not.
     pub runs: u32,
+    /// Whether a chunk of another run was seen at work in the last looks.
+    pub others_at_work: bool,
 }
 
 /// What is remembered from look to look.
@@ -58,6 +60,8 @@ pub(super) struct Memory {
     checkpoint: Option<(i64, i64)>,
     by_wal: VecDeque<Instant>,
     latency: Option<Latency>,
+    /// When a chunk of another run was last seen.
+    others_at: Option<Instant>,
 }
 
 /// Looks that the usual number of sessions is learnt from: a minute.
@@ -72,6 +76,9 @@ const FEW_SESSIONS: f64 = 8.0;
 /// Part of `max_wal_size` at which the server begins a checkpoint by itself: a third at least, for every
 /// `checkpoint_completion_target`; a little less is what may be written until the next look.
 const BY_WAL: f64 = 0.3;
+
+/// A run whose chunks are short is not seen by each look.
+const OTHERS_OVER: Duration = Duration::from_secs(15);
 
 /// Over this long requested checkpoints are counted.
 const CHECKPOINTS_OVER: Duration = Duration::from_secs(300);
@@ -238,9 +245,11 @@ async fn look(
     if let Some(url) = &settings.http {
         add(Kind::Http, http(url.clone()).await);
     }
-    let runs = probes::runs(client, subject).await.ok()?;
+    let (runs, is_other_at_work) = probes::runs(client, subject).await.ok()?;
+    memory.others_at = if is_other_at_work { Some(Instant::now()) } else { memory.others_at };
+    let others_at_work = memory.others_at.is_some_and(|at| at.elapsed() < OTHERS_OVER);
     tracing::debug!(?measures, runs, "signals");
-    Some(Look { sample: Sample { measures }, runs })
+    Some(Look { sample: Sample { measures }, runs, others_at_work })
 }
 
 fn unknown(error: &Error) -> Measure {

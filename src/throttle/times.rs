@@ -18,12 +18,14 @@ const WARM_UP: usize = 10;
 const LEARN_WITHIN: Duration = Duration::from_secs(8);
 const FEW: usize = 20;
 
-/// Between two usual times: long enough for load that has come to stay.
+/// Between two raises of the usual time: long enough for load that has come to stay.
 const LEARN_EVERY: Duration = Duration::from_secs(30);
 
-/// What the usual time may become at once, and in all: more is a server in trouble, which a run does not add to.
+/// What the usual time may become at once, and against the shortest of the last hours: more is a server in trouble, which a run does not
+/// add to.
 const RAISE: u32 = 2;
 const RAISE_MAX: u32 = 10;
+const SHORTEST_OF: Duration = Duration::from_secs(2 * 3_600);
 
 /// Over this long the time is judged: some two hundred transactions.
 const OVER: Duration = Duration::from_secs(10);
@@ -69,9 +71,10 @@ pub(super) struct Times {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Usual {
     time: Duration,
-    /// The shortest that was ever usual.
-    least: Duration,
-    since: Duration,
+    /// The shortest that was usual for some hours, and since when.
+    least: (Duration, Duration),
+    /// When it was last raised.
+    raised: Duration,
 }
 
 impl Times {
@@ -103,12 +106,17 @@ impl Times {
 
     fn learn(&mut self, at: Duration, time: Duration) {
         self.usual = Some(match self.usual {
-            None => Usual { time, least: time, since: at },
-            Some(usual) if at - usual.since < LEARN_EVERY => usual,
+            None => Usual { time, least: (time, at), raised: at },
+            Some(usual) if time > usual.time && at - usual.raised < LEARN_EVERY => usual,
             Some(usual) => {
-                let least = usual.least.min(time);
-                let time = time.min(usual.time * RAISE).min(least * RAISE_MAX);
-                Usual { time, least, since: at }
+                let least = match usual.least {
+                    (least, _) if time <= least => (time, at),
+                    (_, since) if at - since >= SHORTEST_OF => (usual.time, at),
+                    least => least,
+                };
+                let raised = if time > usual.time { at } else { usual.raised };
+                let time = time.min(usual.time * RAISE).min(least.0 * RAISE_MAX);
+                Usual { time, least, raised }
             }
         });
     }
@@ -261,9 +269,13 @@ mod tests {
             learnt.push(heard.usual().unwrap());
         }
         assert_eq!(learnt, [ms(4), ms(8), ms(16), ms(20), ms(20), ms(20)]);
-        // It is over, or another server has taken its place.
-        heard.take(900, AtWork::Nobody, |_| ms(2));
+        // It is over: that is believed at once.
+        heard.take(WARM_UP + USUAL_OF, AtWork::Nobody, |_| ms(2));
         assert_eq!(heard.usual(), Some(ms(2)));
+        // What lasts for hours is how the server is now.
+        heard.take(200_000, AtWork::Nobody, |_| ms(100));
+        assert_eq!(heard.usual(), Some(ms(100)));
+        // Another server has taken its place.
         heard.times.forget();
         assert!(!heard.times.is_known());
         heard.take(WARM_UP + USUAL_OF, AtWork::Others, |_| ms(3));

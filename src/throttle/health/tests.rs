@@ -102,6 +102,37 @@ fn an_exemption_gives_back_what_the_signal_took() {
 }
 
 #[test]
+fn an_exemption_lets_a_held_run_go() {
+    let mut health = Health::new(Settings::default());
+    for second in 0..30 {
+        health.tick(seconds(second), Some(&lag(1.0)), 5_000.0, f64::INFINITY);
+    }
+    health.tick(seconds(30), Some(&lag(300.0)), 5_000.0, f64::INFINITY);
+    assert!(matches!(health.verdict(), Verdict::Hold(_)));
+    health.exempt(vec![Kind::ReplicaLag]);
+    health.tick(seconds(31), Some(&lag(300.0)), 0.0, f64::INFINITY);
+    assert_eq!(health.verdict(), Verdict::Proceed);
+}
+
+#[test]
+fn what_another_signal_took_is_not_hurried_by_a_rest() {
+    let mut settings = Settings::default();
+    settings.signals.push((Kind::Latency, Kind::Latency.defaults()));
+    let mut health = Health::new(settings);
+    let mut rate = |second: u64, megabytes: f64| {
+        health.tick(seconds(second), Some(&lag(megabytes)), 2_000.0, f64::INFINITY);
+        match health.verdict() {
+            Verdict::Slow(budget, _) => budget.rows_per_s.unwrap(),
+            _ => 0.0,
+        }
+    };
+    assert_eq!(rate(1_790, 100.0), 1_400.0);
+    let cool: Vec<f64> = (1_795..1_840).map(|second| rate(second, 1.0)).collect();
+    assert!(cool.contains(&0.0), "it does not rest: {cool:?}");
+    assert!(cool[44] < 2_000.0, "{cool:?}");
+}
+
+#[test]
 fn without_the_signal_that_it_feels_its_way_by_a_run_goes_at_full_speed() {
     let signals = vec![(Kind::Latency, Kind::Latency.defaults())];
     let mut health = Health::new(Settings { signals, ..Settings::default() });
