@@ -149,7 +149,7 @@ impl<'l> Dispatcher<'l> {
         work.database.resize(pool_size(limits.workers.value));
         let sweep_comes_first = work.sweep_comes_first;
         Dispatcher {
-            sizer: Sizer::of(&limits, start.chunk_rows, work.reads_whole() > 0),
+            sizer: Sizer::of(&limits, start.chunk_rows, work.reading()),
             stripes: Stripes::new(start.striping),
             vacuums: Vacuums::new(start.pressure.clone()),
             work: Arc::new(work),

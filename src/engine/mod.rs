@@ -132,6 +132,12 @@ impl Work {
         self.sql.joins_in_bulk.or(beside).unwrap_or(0)
     }
 
+    /// About how long that takes; none where nothing is read so.
+    fn reading(&self) -> Option<Duration> {
+        let bytes = self.reads_whole() as f64;
+        (bytes > 0.0).then(|| Duration::from_secs_f64(bytes / (SOURCE_PER_S as f64 * 10.0)))
+    }
+
     /// Time bounds of a chunk: a statement may take four times the chunk time, at least 2 s, and at least twice the lock wait, or waiting for
     /// the application would be taken for a chunk too big. Past that the chunk is halved.
     ///

@@ -45,6 +45,8 @@ struct FixedCost {
     rows_rows: f64,
     rows_ms: f64,
     known: Option<f64>,
+    /// What it is taken for before the first chunk.
+    guess: f64,
 }
 
 impl FixedCost {
@@ -69,7 +71,8 @@ impl FixedCost {
     }
 
     fn ms(&self) -> f64 {
-        self.known.unwrap_or(self.ms / self.n.max(1.0))
+        let unknown = if self.n > 0.0 { self.ms / self.n } else { self.guess };
+        self.known.unwrap_or(unknown)
     }
 }
 
@@ -104,13 +107,20 @@ impl Sizer {
     }
 
     /// Aims at what the limits say. Where each chunk has a fixed cost, which no smaller one would spare, at most half of a chunk's time
-    /// goes into that, even where this takes longer.
-    pub fn of(limits: &Limits, known: Option<u32>, has_fixed_cost: bool) -> Sizer {
+    /// goes into that, even where this takes longer; `fixed` is about what it will be.
+    pub fn of(limits: &Limits, known: Option<u32>, fixed: Option<Duration>) -> Sizer {
         let sizer = Sizer::new(limits.chunk_time.value, limits.chunk_rows_max.value, known);
         // Sizes that differ tell the fixed cost, so that the first one must leave room.
-        let size =
-            if has_fixed_cost { sizer.size.min(sizer.max / 2.0).max(1.0) } else { sizer.size };
-        Sizer { size, fixed: has_fixed_cost.then(FixedCost::default), ..sizer }
+        let size = match fixed {
+            Some(_) => sizer.size.min(sizer.max / 2.0).max(1.0),
+            None => sizer.size,
+        };
+        let guess = |fixed: Duration| fixed.as_secs_f64() * 1000.0;
+        Sizer {
+            size,
+            fixed: fixed.map(|fixed| FixedCost { guess: guess(fixed), ..FixedCost::default() }),
+            ..sizer
+        }
     }
 
     /// Entries for the next chunk; at least one.
