@@ -281,7 +281,8 @@ impl<'l> Dispatcher<'l> {
             let reason = reason.to_owned();
             (self.told, self.told_at) = (reason.clone(), Some(Instant::now()));
             if is_other {
-                self.unlogged.push(format!("{}: {reason}", verdict.word()));
+                let separator = if reason.is_empty() { "" } else { ": " };
+                self.unlogged.push(format!("{}{separator}{reason}", verdict.word()));
             }
             let by = verdict.cause().map(|cause| cause.by.clone());
             self.listener.hear(&Event::Throttle { verdict: verdict.word(), by, reason });

@@ -33,7 +33,7 @@ fn a_small_transaction_that_hangs_holds_the_run() {
     db.backfill(&["tune", "fill", "--ignore-signal", "latency"]).exits(0);
     run.wait().exits(0);
     assert_eq!(db.sql.number(LEFT), 0);
-    db.backfill(&["log", "fill"]).exits(0).prints("proceed: ");
+    db.backfill(&["log", "fill"]).exits(0).prints("  proceed  ");
     project(&db, "");
     db.backfill(&["plan", "fill", "-v"]).prints("500 ms (default)");
 }
