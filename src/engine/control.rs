@@ -129,8 +129,8 @@ impl Dispatcher<'_> {
 
     fn on_server(&self) -> OnServer {
         let is_vacuuming = self.vacuums.is_at_work();
-        let is_any = is_vacuuming || !self.in_flight.is_empty() || !self.cuts.is_empty();
-        OnServer { is_any, is_vacuuming }
+        let has_long = is_vacuuming || !self.cuts.is_empty();
+        OnServer { is_any: has_long || !self.in_flight.is_empty(), has_long }
     }
 
     /// Lets the pace follow the clock, the signals and what was tuned.

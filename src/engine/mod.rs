@@ -147,11 +147,14 @@ impl Work {
         let waiting = limits.lock_timeout.value * 2;
         let statement = (limits.chunk_time.value * 4).max(Duration::from_secs(2)).max(waiting);
         let reading = self.reads_whole() as u64 * u64::from(limits.workers.value) / SOURCE_PER_S;
-        let statement = statement + Duration::from_secs(reading);
+        let statement = statement + Duration::from_secs(reading).min(READING_MAX);
         let is_durable = limits.durability.value == Durability::Commit;
         Bounds { lock: limits.lock_timeout.value, statement, is_durable }
     }
 }
+
+/// Longer is nothing waited for with rows locked.
+const READING_MAX: Duration = Duration::from_secs(3_600);
 
 /// Bytes of a source that any server reads and hashes a second, for all workers: a tenth of what one with two processors and a slow disk did, whose hash
 /// went through files.

@@ -52,6 +52,9 @@ const GENTLER_EVERY: Duration = Duration::from_secs(2);
 /// Shortest chunk time that blocked sessions lead to: below, the round trips cost more than the work.
 const GENTLE_MIN: Duration = Duration::from_millis(20);
 
+/// After so long in a hold what other runs do is how the server usually is.
+const HELD_LONG: Duration = Duration::from_secs(120);
+
 /// The pace of a run at work.
 pub(super) struct Pacing {
     pace: Pace,
@@ -82,7 +85,8 @@ pub(super) struct Pacing {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct OnServer {
     pub(super) is_any: bool,
-    pub(super) is_vacuuming: bool,
+    /// What may take long: a vacuum, or a look for what is left.
+    pub(super) has_long: bool,
 }
 
 /// What a tick changed.
@@ -146,7 +150,7 @@ impl Pacing {
         let sample = look.as_ref().map(|look| &look.sample);
         let speed = self.speed();
         let is_open = !self.limit.verdicts().iter().any(|v| matches!(v, Verdict::Hold(_)));
-        let may_rest = is_open && !work.is_vacuuming && !self.has_company;
+        let may_rest = is_open && !work.has_long && !self.has_company;
         self.health.see(Here { is_at_work: work.is_any, may_rest });
         self.health.tick(self.begun.elapsed(), sample, speed, allowed);
         self.limits = self.gentle(self.limit.in_force(at));
@@ -195,9 +199,11 @@ impl Pacing {
             let calm = [Kind::Latency, Kind::FlagFile, Kind::Http];
             by.starts_with("window") || calm.iter().any(|kind| kind.name() == by)
         };
+        // Held beside another run it would wait for that one's end.
+        let is_alone = !self.has_company || self.ledger.since() >= HELD_LONG;
         let now = match &self.verdict {
             Verdict::Hold(_) if is_at_work => AtWork::Us,
-            Verdict::Hold(cause) if is_calm(&cause.by) && !self.has_company => AtWork::Nobody,
+            Verdict::Hold(cause) if is_calm(&cause.by) && is_alone => AtWork::Nobody,
             Verdict::Hold(_) => AtWork::Others,
             _ => AtWork::Us,
         };

@@ -67,6 +67,8 @@ impl FixedCost {
             let slope = (self.rows_ms / self.n - mean_rows * mean_ms) / variance;
             self.known = Some((mean_ms - slope.max(0.0) * mean_rows).max(0.0));
         }
+        // No chunk takes less than what each of them costs.
+        self.known = self.known.map(|known| known.min(ms));
         self.ms()
     }
 
@@ -177,9 +179,9 @@ impl Sizer {
         let wanted =
             if took_ms > 2.0 * target_ms { wanted.min(keys * target_ms / took_ms) } else { wanted };
         // Slices may be smaller than this asks for, and say nothing of what larger ones cost then.
-        let is_unsure = self.fixed.as_ref().is_some_and(|fixed| fixed.known.is_none());
-        let from = if is_unsure { self.size.min(keys) } else { self.size };
-        self.set(wanted.min(from * GROWTH));
+        let is_small = self.fixed.is_some() && keys * 2.0 < self.size;
+        let growth = if is_small { 1.0 } else { GROWTH };
+        self.set(wanted.min(self.size * growth));
     }
 
     /// Learns what the before-images of a settled chunk weighed; the heaviest since counts, and is forgotten slowly.
@@ -275,7 +277,7 @@ mod tests {
         for _ in 0..50 {
             sizer.observe(200, 200, Duration::from_secs(1));
         }
-        assert_eq!((sizer.size(), sizer.fixed_cost()), (300, Duration::from_secs(1)));
+        assert_eq!((sizer.size(), sizer.fixed_cost()), (500, Duration::from_secs(1)));
     }
 
     #[test]

@@ -237,7 +237,9 @@ async fn size(client: &Client, relation: &QualifiedName) -> Result<i64, PlanErro
 /// What each nested loop of a plan joins.
 fn collect_loops<'v>(node: &'v Value, loops: &mut Vec<Vec<&'v Value>>) {
     if word(node, "Node Type") == "Nested Loop" {
-        loops.push(children(node).collect());
+        let is_side =
+            |child: &&Value| matches!(word(child, "Parent Relationship"), "Outer" | "Inner");
+        loops.push(children(node).filter(is_side).collect());
     }
     children(node).for_each(|child| collect_loops(child, loops));
 }

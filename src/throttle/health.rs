@@ -185,9 +185,10 @@ impl Health {
         }
         let found = self.look(now);
         if let Some(held) = found.worst.filter(|worst| worst.grade == Grade::Hold) {
-            self.held_by = Some(held.kind);
             // What an operator put in the way is out of the way when it is gone; a server that was in trouble is tried gently.
-            self.is_held |= !matches!(held.kind, Kind::FlagFile | Kind::Http);
+            if !matches!(held.kind, Kind::FlagFile | Kind::Http) {
+                (self.is_held, self.held_by) = (true, Some(held.kind));
+            }
             self.verdict = Verdict::Hold(self.cause(&held, |t| t.hold, "holds at"));
             return;
         }
@@ -273,6 +274,7 @@ impl Health {
         if std::mem::take(&mut self.is_held) {
             if self.looks >= KNOWN_AFTER {
                 self.law.reopen(now, self.good);
+                self.cut_by = self.held_by;
             }
         } else {
             self.held_by = None;

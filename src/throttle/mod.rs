@@ -155,6 +155,11 @@ impl Ledger {
             .map_or(UNBOUND.to_owned(), |cause| format!("{} ({})", cause.by, verdict.word()));
     }
 
+    /// How long the constraint binds that binds now.
+    pub fn since(&self) -> Duration {
+        self.since.elapsed()
+    }
+
     /// Seconds by constraint, up to now.
     pub fn seconds(&self) -> BTreeMap<String, f64> {
         let mut all: BTreeMap<String, f64> =

@@ -287,7 +287,7 @@ pub(super) async fn checkpoints(client: &Client, memory: &mut Memory) -> Result<
 /// Runs at work on this server, by their locks; at least this one.
 pub(super) async fn runs(client: &Client, subject: &Subject) -> Result<(u32, bool), Error> {
     let sql = "select count(distinct (database, objid)) filter (where mode = 'ExclusiveLock' and classid::bigint = ($1::bigint & 4294967295)),
-                      count(*) filter (where classid::bigint = ($2::bigint & 4294967295) and (objid::bigint <> $3::bigint
+                      count(*) filter (where classid::bigint = ($2::bigint & 4294967295) and (objid::bigint <> ($3::bigint & 4294967295)
                         or database <> (select oid from pg_catalog.pg_database where datname = current_database()))) > 0
                  from pg_catalog.pg_locks
                 where locktype = 'advisory' and granted and objsubid = 2";
